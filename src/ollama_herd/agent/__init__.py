@@ -1,0 +1,1 @@
+"""The process `herd-node`: reports one machine and relays to its engines."""

@@ -1,0 +1,1 @@
+"""Pure wire formats: bytes and plain values in, bytes and plain values out."""

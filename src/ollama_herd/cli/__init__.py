@@ -1,0 +1,1 @@
+"""The commands `herd` and `herd-node`."""

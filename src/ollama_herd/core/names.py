@@ -1,0 +1,32 @@
+"""Model names as Ollama reads them: case-insensitive, with a default host, namespace and tag."""
+
+from functools import lru_cache
+
+DEFAULT_HOST = "registry.ollama.ai"
+DEFAULT_NAMESPACE = "library"
+DEFAULT_TAG = "latest"
+
+
+@lru_cache(maxsize=4096)
+def canonical_name(name: str) -> str:
+    """The one key of a model: `llama3.2`, `Llama3.2:latest` and
+    `registry.ollama.ai/library/llama3.2` are all `llama3.2:latest`.
+
+    Defaults are left out of the key, so that it stays what people type.
+    """
+    path, _, tag = _split_tag(name.strip().lower())
+    parts = path.split("/")
+    if len(parts) == 3 and parts[0] == DEFAULT_HOST:
+        parts = parts[1:]
+    if len(parts) == 2 and parts[0] == DEFAULT_NAMESPACE:
+        parts = parts[1:]
+    return f"{'/'.join(parts)}:{tag or DEFAULT_TAG}"
+
+
+def _split_tag(name: str) -> tuple[str, str, str]:
+    """A colon belongs to a tag only behind the last slash (a host may carry a port)."""
+    slash = name.rfind("/")
+    colon = name.find(":", slash + 1)
+    if colon < 0:
+        return name, "", ""
+    return name[:colon], ":", name[colon + 1 :]

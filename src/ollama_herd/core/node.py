@@ -1,0 +1,222 @@
+"""What a machine is and says: reports as they come over the wire, and our belief about the node.
+
+A `…Report` came from an agent; the bare noun is what the router believes. All values are frozen.
+"""
+
+import enum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+"""Version of the report an agent sends; the router accepts this one and older ones."""
+
+
+class EngineKind(enum.StrEnum):
+    """Which dialects an engine speaks."""
+
+    OLLAMA = "ollama"  # Ollama, OpenAI and Anthropic dialects
+    OPENAI = "openai"  # OpenAI dialect only: llama.cpp server, vLLM, LM Studio, MLX-LM
+
+
+class Reach(enum.StrEnum):
+    """How the router gets to an engine."""
+
+    LOOPBACK = "loopback"  # listens on the node's loopback only: through the agent's relay
+    LAN = "lan"  # listens on the node's own address: directly
+    REMOTE = "remote"  # another address that only the agent knows: through the relay
+
+
+class Pressure(enum.StrEnum):
+    """How short of memory the operating system says it is."""
+
+    NORMAL = "normal"
+    WARN = "warn"
+    CRITICAL = "critical"
+
+
+class NodeStatus(enum.StrEnum):
+    """Where a node is in its life; see `fleet.STATUS_TRANSITIONS`."""
+
+    RESTORED = "restored"  # known from before a restart of the router, not heard of since
+    ONLINE = "online"
+    LATE = "late"  # a heartbeat is overdue; still used
+    OFFLINE = "offline"  # silent too long, or said goodbye; not used
+
+
+class ModelDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`details` of an entry of Ollama's `/api/tags`, field names as on the wire."""
+
+    parent_model: str = ""
+    format: str = ""
+    family: str = ""
+    families: tuple[str, ...] | None = None
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+
+
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model on a machine's disk.
+
+    `weights` is the digest of the weights blob ("" when unknown): aliases share it, and with it
+    a runner. `modified_at` is RFC 3339 text, kept as the engine wrote it.
+    """
+
+    name: str
+    digest: str = ""
+    weights: str = ""
+    size_bytes: int = 0
+    modified_at: str = ""
+    details: ModelDetails = ModelDetails()
+    capabilities: tuple[str, ...] = ()
+
+
+class LoadedModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry of `/api/ps`. `size_bytes` counts RAM and VRAM, `expires_at` is RFC 3339 text."""
+
+    name: str
+    digest: str = ""
+    size_bytes: int = 0
+    size_vram_bytes: int = 0
+    context_length: int = 0
+    expires_at: str = ""
+    details: ModelDetails = ModelDetails()
+
+
+class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One engine of a machine as its agent sees it.
+
+    `engine_id` is unique on the node (`ollama-11434`). `error` is "" while the engine answers.
+    `slots` is how many requests of one model it runs at once, None when nothing tells.
+    """
+
+    engine_id: str
+    kind: EngineKind
+    port: int
+    reach: Reach = Reach.LOOPBACK
+    version: str = ""
+    models: tuple[Model, ...] = ()
+    loaded: tuple[LoadedModel, ...] = ()
+    slots: int | None = None
+    max_loaded: int | None = None
+    error: str = ""
+
+
+class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A graphics processor; None and 0 where the platform does not tell."""
+
+    name: str
+    vendor: str = ""  # nvidia, amd, apple, intel
+    memory_total_bytes: int = 0
+    memory_free_bytes: int = 0
+    utilisation_percent: float | None = None
+    temperature_c: float | None = None
+    unified: bool = False  # shares the machine's memory (Apple)
+
+
+class Vitals(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a machine is doing now."""
+
+    memory_total_bytes: int = 0
+    memory_available_bytes: int = 0
+    swap_used_bytes: int = 0
+    cpu_count: int = 0
+    cpu_percent: float = 0.0
+    load_1m: float | None = None
+    disk_total_bytes: int = 0
+    disk_free_bytes: int = 0
+    temperature_c: float | None = None
+    throttled: bool = False
+    pressure: Pressure = Pressure.NORMAL
+    foreign_load_percent: float | None = None  # CPU used by others than engines and agent
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a machine is; does not change while its agent runs."""
+
+    system: str = ""  # linux, darwin, windows
+    release: str = ""
+    machine: str = ""  # x86_64, arm64
+    chip: str = ""
+    memory_bandwidth_bytes_s: int = 0  # 0: unknown
+
+
+class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A heartbeat. None in a section means: as last said (a delta).
+
+    `boot` (ms since 1970 at agent start) and `seq` order all reports of a node: one that is not
+    newer than the last is stale and changes nothing.
+    """
+
+    node_id: str
+    boot: int
+    seq: int
+    protocol: int = PROTOCOL_VERSION
+    name: str = ""
+    agent_version: str = ""
+    relay_port: int = 0
+    relay_key: str = ""
+    leaving: bool = False
+    platform: Platform | None = None
+    vitals: Vitals | None = None
+    engines: tuple[EngineReport, ...] | None = None
+
+
+class ReportReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The router's answer to a heartbeat. `resend` asks for a report with every section."""
+
+    accepted: bool = True
+    resend: bool = False
+    reason: str = ""
+    interval_s: float = 2.0
+    router_version: str = ""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """What the router believes of one machine. Times are router monotonic seconds."""
+
+    node_id: str
+    name: str
+    address: str  # where its reports come from
+    status: NodeStatus
+    boot: int
+    seq: int
+    first_seen_s: float
+    last_report_s: float
+    agent_version: str = ""
+    relay_port: int = 0
+    relay_key: str = ""
+    draining: bool = False
+    platform: Platform = Platform()
+    vitals: Vitals = Vitals()
+    engines: tuple[EngineReport, ...] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where to open a connection to an engine; `tunnel` names the engine at the node's relay."""
+
+    host: str
+    port: int
+    tunnel: str = ""
+    key: str = ""
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """A model on one engine of one node. `runner` is what it shares with its aliases."""
+
+    node_id: str
+    engine_id: str
+    kind: EngineKind
+    model: Model
+    runner: str  # weights digest, else canonical model name
+    loaded: LoadedModel | None
+    slots: int | None
+    max_loaded: int | None
+    endpoint: Endpoint
+
+    @property
+    def slot_key(self) -> tuple[str, str, str]:
+        """Requests with the same key compete for the same slots."""
+        return (self.node_id, self.engine_id, self.runner)

@@ -1,0 +1,29 @@
+"""What is kept of a request after it ended: never a prompt, never an answer."""
+
+import msgspec
+
+from ollama_herd.core.request import Attempt, InferenceRequest, Refusal, Usage
+from ollama_herd.core.routing import RouteDecision
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """One row of the trace store. `started_s` is seconds since 1970, durations are ms.
+
+    Exactly one trace is written for each request, however it ended. `status` is what the client
+    got (499: it left before a status was sent). `error` is a stable code or "".
+    """
+
+    request: InferenceRequest
+    started_s: float
+    total_ms: float
+    queue_ms: float
+    ttft_ms: float  # -1: no byte was sent
+    status: int
+    error: str
+    decision: RouteDecision | None
+    attempts: tuple[Attempt, ...]
+    usage: Usage | None
+    refusal: Refusal | None = None
+    model_served: str = ""
+    node_id: str = ""
+    tags: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Routes and built assets of the dashboard; its sources are in web/."""

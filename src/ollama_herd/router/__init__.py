@@ -1,0 +1,1 @@
+"""The process `herd`: data plane, dispatcher, registry, control plane."""
