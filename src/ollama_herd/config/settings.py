@@ -1,0 +1,179 @@
+"""Every setting of both processes, declared once with type, default and help.
+
+Building a settings class reads nothing but its arguments; `load` brings file, environment and
+flags. Nobody changes settings after the start; `model_copy(update=…)` makes others.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+HOME_VARIABLE = "HERD_HOME"
+"""Where all state and the settings files live, for `herd` and `herd-node` alike."""
+
+ROUTER_PORT = 11435
+"""Next to Ollama's own 11434, so that both fit on one machine."""
+
+OLLAMA_PORT = 11434
+"""Where Ollama listens unless told otherwise."""
+
+RELAY_PORT = 11436
+
+
+def _as_home(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _split_http(text: str) -> SplitResult:
+    """Split an http(s) URL whose scheme may be missing; raises ValueError with what is wrong."""
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{text!r} should begin with http://")
+    if not parts.hostname:
+        raise ValueError(f"{text!r} names no host")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} should be only http://HOST:PORT")
+    _ = parts.port  # raises ValueError when it is no port
+    return parts
+
+
+def _netloc(parts: SplitResult, port: int) -> str:
+    host = parts.hostname or ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _as_router(value: object) -> object:
+    """`host`, `host:port` or a URL -> `http://host:port`; without a port it is the router's."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    parts = _split_http(value.strip())
+    if parts.path not in ("", "/"):
+        raise ValueError(f"{value!r} should have no path: http://HOST:{ROUTER_PORT}")
+    usual = 443 if parts.scheme == "https" else ROUTER_PORT
+    return f"{parts.scheme}://{_netloc(parts, parts.port or usual)}"
+
+
+def _as_engine(text: str) -> str:
+    """As Ollama reads OLLAMA_HOST: without scheme and port it is 11434, `http://host` is 80."""
+    parts = _split_http(text)
+    if parts.scheme != "http":
+        raise ValueError(f"{text!r}: an engine is reached over plain http://HOST:PORT")
+    if parts.path.rstrip("/") not in ("", "/v1"):  # people paste OpenAI base URLs
+        raise ValueError(f"{text!r} should have no path: http://HOST:PORT")
+    return f"http://{_netloc(parts, parts.port or (80 if '://' in text else OLLAMA_PORT))}"
+
+
+def _as_engines(value: object) -> object:
+    """One text with commas or blanks (a variable), or a list (flags, file)."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(dict.fromkeys(_as_engine(item.strip()) for item in value))
+    return value
+
+
+Home = Annotated[Path, BeforeValidator(_as_home)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+
+DEFAULT_HOME = Path("~/.ollama-herd")
+
+
+class Settings(BaseSettings):
+    """Common to both processes. Built directly, it takes only what it is given."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_default=True, env_ignore_empty=True
+    )
+
+    env_prefix: ClassVar[str]
+    file_name: ClassVar[str]
+
+    home: Home = Field(DEFAULT_HOME, description="folder of all state and of the settings file")
+    log_level: LogLevel = Field("info", description="least severe message that is shown")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only arguments: `load` brings the other sources, to tell them apart."""
+        return (init_settings,)
+
+
+class RouterSettings(Settings):
+    """Settings of `herd`: flags, HERD_* and herd.toml."""
+
+    env_prefix: ClassVar[str] = "HERD_"
+    file_name: ClassVar[str] = "herd.toml"
+
+    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
+    port: Port = Field(ROUTER_PORT, description="port to listen on; 0 takes a free one")
+    mdns: bool = Field(default=True, description="announce the router on the local network")
+    heartbeat_s: Seconds = Field(2.0, description="seconds between two reports of a node")
+    data_plane: Literal["raw", "aiohttp"] = Field(
+        "raw", description="what carries inference requests: own protocol, or the slower aiohttp"
+    )
+    max_body_bytes: Count = Field(256 * 2**20, description="largest accepted request body")
+    max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
+        16384, description="largest accepted request head"
+    )
+    header_timeout_s: Seconds = Field(30, description="seconds a client may take for its head")
+    body_timeout_s: Seconds = Field(60, description="seconds without a byte of a request body")
+    idle_timeout_s: Seconds = Field(300, description="seconds an idle client connection is kept")
+    max_connections: Count = Field(20000, description="client connections open at once")
+    connect_timeout_s: Seconds = Field(5, description="seconds to connect to an engine")
+    queue_limit: Annotated[int, Field(ge=0)] = Field(
+        1000, description="requests that may wait, over all models; more get 503"
+    )
+    queue_timeout_s: Seconds = Field(600, description="seconds a request may wait")
+    max_attempts: Count = Field(3, description="nodes tried for one request")
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        4, description="seconds running requests get to end after the first signal"
+    )
+    traces: bool = Field(default=True, description="keep a trace (no text) of each request")
+    trace_retention_days: Count = Field(30, description="days a trace is kept")
+    trace_max_rows: Count = Field(2_000_000, description="traces kept at most")
+
+
+class NodeSettings(Settings):
+    """Settings of `herd-node`: flags, HERD_NODE_* and node.toml."""
+
+    env_prefix: ClassVar[str] = "HERD_NODE_"
+    file_name: ClassVar[str] = "node.toml"
+
+    router: Annotated[str, BeforeValidator(_as_router)] = Field(
+        "", description="URL of the router; found by mDNS when not given"
+    )
+    engine: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_engines)] = Field(
+        (), description="URL of an engine; Ollama at OLLAMA_HOST or its default when not given"
+    )
+    name: Annotated[str, Field(max_length=100)] = Field(
+        "", description="name of this node; the host name when not given"
+    )
+    relay_port: Port = Field(
+        RELAY_PORT, description="port where the router reaches engines of this node; 0 takes any"
+    )
+    slots: Count | None = Field(
+        None,
+        description="requests of one model that an engine runs at once; learned when not given",
+    )

@@ -1,0 +1,48 @@
+"""What both processes print about themselves: structured lines on stderr.
+
+Set up once by the command line. Prompts and answers never get here: nobody logs them, and a
+traceback shows code only, never the values of variables.
+"""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+_QUIET = ("aiohttp.access", "asyncio", "zeroconf")
+"""Libraries whose everyday messages mean nothing to a user; their warnings are shown."""
+
+
+def setup(level: str) -> None:
+    """Send our log and the log of libraries to stderr; `level` as in the settings."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+    ]
+    # plain_traceback: Rich's would print local variables, and with them people's prompts.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty() and sys.platform != "win32",
+        pad_event_to=0,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(least)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(least, logging.WARNING))
