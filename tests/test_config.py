@@ -84,7 +84,7 @@ def test_building_settings_directly_reads_neither_environment_nor_file(
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        RouterSettings().port = 1  # type: ignore[misc]
+        RouterSettings().port = 1
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,7 @@ async def test_stays_with_its_router_until_that_goes(router_id: str) -> None:
     async with RouterBrowser(interfaces=LOOPBACK) as browser, advertise(4004, f"1{router_id}"):
         assert await within(browser.next()) == "http://127.0.0.1:4004"
         async with advertise(4005, router_id):
-            while len(browser.urls) < 2:
-                await asyncio.sleep(0.02)
+            await until(lambda: len(browser.urls) > 1)
             assert browser.url == "http://127.0.0.1:4004"
             browser.give_up("http://127.0.0.1:4004")
             assert await within(browser.next()) == "http://127.0.0.1:4005"

@@ -104,8 +104,10 @@ class Settings(BaseSettings):
     env_prefix: ClassVar[str]
     file_name: ClassVar[str]
 
-    home: Home = Field(DEFAULT_HOME, description="folder of all state and of the settings file")
-    log_level: LogLevel = Field("info", description="least severe message that is shown")
+    home: Home = Field(
+        default=DEFAULT_HOME, description="folder of all state and of the settings file"
+    )
+    log_level: LogLevel = Field(default="info", description="least severe message that is shown")
 
     @classmethod
     def settings_customise_sources(
@@ -126,33 +128,40 @@ class RouterSettings(Settings):
     env_prefix: ClassVar[str] = "HERD_"
     file_name: ClassVar[str] = "herd.toml"
 
-    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
-    port: Port = Field(ROUTER_PORT, description="port to listen on; 0 takes a free one")
+    host: str = Field(default="0.0.0.0", min_length=1, description="address to listen on")
+    port: Port = Field(default=ROUTER_PORT, description="port to listen on; 0 takes a free one")
     mdns: bool = Field(default=True, description="announce the router on the local network")
-    heartbeat_s: Seconds = Field(2.0, description="seconds between two reports of a node")
+    heartbeat_s: Seconds = Field(default=2.0, description="seconds between two reports of a node")
     data_plane: Literal["raw", "aiohttp"] = Field(
-        "raw", description="what carries inference requests: own protocol, or the slower aiohttp"
+        default="raw",
+        description="what carries inference requests: own protocol, or the slower aiohttp",
     )
-    max_body_bytes: Count = Field(256 * 2**20, description="largest accepted request body")
+    max_body_bytes: Count = Field(default=256 * 2**20, description="largest accepted request body")
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
-        16384, description="largest accepted request head"
+        default=16384, description="largest accepted request head"
     )
-    header_timeout_s: Seconds = Field(30, description="seconds a client may take for its head")
-    body_timeout_s: Seconds = Field(60, description="seconds without a byte of a request body")
-    idle_timeout_s: Seconds = Field(300, description="seconds an idle client connection is kept")
-    max_connections: Count = Field(20000, description="client connections open at once")
-    connect_timeout_s: Seconds = Field(5, description="seconds to connect to an engine")
+    header_timeout_s: Seconds = Field(
+        default=30, description="seconds a client may take for its head"
+    )
+    body_timeout_s: Seconds = Field(
+        default=60, description="seconds without a byte of a request body"
+    )
+    idle_timeout_s: Seconds = Field(
+        default=300, description="seconds an idle client connection is kept"
+    )
+    max_connections: Count = Field(default=20000, description="client connections open at once")
+    connect_timeout_s: Seconds = Field(default=5, description="seconds to connect to an engine")
     queue_limit: Annotated[int, Field(ge=0)] = Field(
-        1000, description="requests that may wait, over all models; more get 503"
+        default=1000, description="requests that may wait, over all models; more get 503"
     )
-    queue_timeout_s: Seconds = Field(600, description="seconds a request may wait")
-    max_attempts: Count = Field(3, description="nodes tried for one request")
+    queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
+    max_attempts: Count = Field(default=3, description="nodes tried for one request")
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        4, description="seconds running requests get to end after the first signal"
+        default=4, description="seconds running requests get to end after the first signal"
     )
     traces: bool = Field(default=True, description="keep a trace (no text) of each request")
-    trace_retention_days: Count = Field(30, description="days a trace is kept")
-    trace_max_rows: Count = Field(2_000_000, description="traces kept at most")
+    trace_retention_days: Count = Field(default=30, description="days a trace is kept")
+    trace_max_rows: Count = Field(default=2_000_000, description="traces kept at most")
 
 
 class NodeSettings(Settings):
@@ -162,16 +171,18 @@ class NodeSettings(Settings):
     file_name: ClassVar[str] = "node.toml"
 
     router: Annotated[str, BeforeValidator(_as_router)] = Field(
-        "", description="URL of the router; found by mDNS when not given"
+        default="", description="URL of the router; found by mDNS when not given"
     )
     engine: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_engines)] = Field(
-        (), description="URL of an engine; Ollama at OLLAMA_HOST or its default when not given"
+        default=(),
+        description="URL of an engine; Ollama at OLLAMA_HOST or its default when not given",
     )
     name: Annotated[str, Field(max_length=100)] = Field(
-        "", description="name of this node; the host name when not given"
+        default="", description="name of this node; the host name when not given"
     )
     relay_port: Port = Field(
-        RELAY_PORT, description="port where the router reaches engines of this node; 0 takes any"
+        default=RELAY_PORT,
+        description="port where the router reaches engines of this node; 0 takes any",
     )
     slots: Count | None = Field(
         None,
