@@ -1,0 +1,232 @@
+"""`make bench`: the herd beside nginx, as real processes; a table, and JSON in bench/results/.
+
+Ends with 1 when an answer was wrong or a stream was lost, not because of a ratio.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import nginx
+import procs
+from figures import TITLES, summarise
+from report import print_tables
+from scenarios import SCENARIOS, Scenario
+from session import Proxy, Session
+
+_HERE = Path(__file__).parent
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute")
+    parser.add_argument(
+        "--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)"
+    )
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--proxy", default="herd,nginx", help="herd, nginx or herd,nginx")
+    parser.add_argument("--rounds", type=int, help="rounds of every scenario")
+    parser.add_argument(
+        "--own-load", action="store_true", help="do not use wrk even where it is installed"
+    )
+    options = parser.parse_args()
+    unknown = set(options.proxy.split(",")) - {"herd", "nginx"}
+    if unknown:
+        parser.error(f"--proxy knows herd and nginx, not {', '.join(sorted(unknown))}")
+    return options
+
+
+def _proxies(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that can run, and a line for each that cannot."""
+    import herd  # noqa: PLC0415
+
+    present = {"nginx": nginx.executable(), "herd": herd.executable()}
+    missing = {
+        "nginx": f"{nginx.HOW_TO_INSTALL}: no ratios",
+        "herd": "the herd command is not in this environment (uv sync)",
+    }
+    return (
+        [name for name in wanted if present[name]],
+        [missing[name] for name in wanted if not present[name]],
+    )
+
+
+class Bars:
+    """Progress over the expected seconds of all measurements."""
+
+    def __init__(self, progress: Progress, total_s: float) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=total_s)
+        self._done_s = self._expected_s = self._began_s = 0.0
+
+    def begin(self, text: str, expected_s: float) -> None:
+        self._done_s += self._expected_s
+        self._expected_s = expected_s
+        self._began_s = time.monotonic()  # noqa: TID251
+        self._progress.update(self._task, description=text, completed=self._done_s)
+
+    def tick(self) -> None:
+        within_s = min(self._expected_s, time.monotonic() - self._began_s)  # noqa: TID251
+        self._progress.update(self._task, completed=self._done_s + within_s)
+
+
+def _measure(session: Session, scenario: Scenario, proxy: Proxy) -> dict[str, Any]:
+    """The scenario's values and how busy others kept the proxy's core meanwhile."""
+    pids = procs.tree(proxy.process.pid)
+    core = session.proxy_core
+    busy_s = procs.core_busy_s(core) if core is not None else None
+    cpu_s, start_s = procs.cpu_s(pids), time.monotonic()  # noqa: TID251
+    values = scenario.measure(session, proxy, pids)
+    if core is not None and busy_s is not None:
+        foreign_s = (procs.core_busy_s(core) or 0) - busy_s - (procs.cpu_s(pids) - cpu_s)
+        took_s = time.monotonic() - start_s  # noqa: TID251
+        values["foreign_percent"] = max(0.0, 100 * foreign_s / took_s)
+    return values
+
+
+def _run_scenario(
+    session: Session, name: str, proxy_names: Sequence[str], rounds: int, bars: Bars
+) -> list[dict[str, Any]]:
+    """Fresh proxies; every round measures each of them, in turns first."""
+    scenario = SCENARIOS[name]
+    results = []
+    proxies: dict[str, Proxy] = {}
+    try:
+        for proxy_name in proxy_names:
+            proxies[proxy_name] = session.start(proxy_name)
+        for number in range(rounds):
+            order = list(proxy_names) if number % 2 == 0 else list(reversed(proxy_names))
+            values = {}
+            for proxy_name in order:
+                bars.begin(
+                    f"{name} · {proxy_name} · round {number + 1}/{rounds}",
+                    scenario.seconds[session.quick],
+                )
+                values[proxy_name] = _measure(session, scenario, proxies[proxy_name])
+            results.append(values)
+    finally:
+        for proxy in proxies.values():
+            proxy.stop()
+    return results
+
+
+def _machine() -> dict[str, Any]:
+    def first_line(*command: str) -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return "unknown"
+        return (done.stdout + done.stderr).strip().partition("\n")[0] or "unknown"
+
+    cpu = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        names = [row for row in cpu_info.read_text().splitlines() if row.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    version = first_line(nginx.executable() or "nginx", "-v").rpartition("/")[2]
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "nginx": version,
+        "commit": first_line("git", "-C", str(_HERE), "describe", "--always", "--dirty"),
+        "load_average": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+    }
+
+
+def _collect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    names = options.only or list(SCENARIOS)
+    proxy_names, skipped = _proxies(options.proxy.split(","))
+    for line in skipped:
+        console.print(line)
+    if not proxy_names:
+        raise SystemExit("nothing to measure")
+    rounds = {name: options.rounds or SCENARIOS[name].rounds[options.quick] for name in names}
+    total_s = sum(
+        SCENARIOS[name].seconds[options.quick] * rounds[name] * len(proxy_names) for name in names
+    )
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    scenarios = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="herd-bench-") as home,
+        Progress(*columns, console=console, refresh_per_second=4) as progress,
+    ):
+        bars = Bars(progress, total_s)
+        session = Session(
+            Path(home), quick=options.quick, use_wrk=not options.own_load, tick=bars.tick
+        )
+        try:
+            for name in names:
+                scenarios[name] = _run_scenario(session, name, proxy_names, rounds[name], bars)
+        finally:
+            session.close()
+        bars.begin("done", 0.0)
+    cores = (session.proxy_core, session.load_core)
+    return {
+        "started": started,
+        "quick": options.quick,
+        "generator": session.generator,
+        "pinning": f"proxy on core {cores[0]}, engines and load on core {cores[1]}"
+        if cores[0] is not None else "nothing pinned",
+        "machine": _machine(),
+        "skipped": skipped,
+        "scenarios": scenarios,
+    }  # fmt: skip
+
+
+def _finish(results: dict[str, Any]) -> None:
+    """Figures, foreign load and problems out of the rounds."""
+    measured = [
+        (scenario, number + 1, proxy, values)
+        for scenario, rounds in results["scenarios"].items()
+        for number, one in enumerate(rounds)
+        for proxy, values in one.items()
+    ]
+    foreign = [values["foreign_percent"] for *_, values in measured if "foreign_percent" in values]
+    results["foreign_percent"] = statistics.median(foreign) if foreign else 0.0
+    results["problems"] = [
+        f"{TITLES[scenario]} · round {number} · {proxy}: {problem}"
+        for scenario, number, proxy, values in measured
+        for problem in values["problems"]
+    ]
+    results["figures"] = [
+        row
+        for scenario, rounds in results["scenarios"].items()
+        for row in summarise(scenario, rounds)
+    ]
+
+
+def main() -> int:
+    options = _options()
+    # So that a terminated run takes its processes along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    procs.raise_file_limit()
+    console = Console()
+    results = _collect(options, console)
+    _finish(results)
+    target = options.json or _HERE / "results" / time.strftime("%Y%m%d-%H%M%S.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(results, indent=1))
+    print_tables(results, console)
+    console.print(f"Results: {target}")
+    return 1 if results["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
