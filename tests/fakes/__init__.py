@@ -1,0 +1,1 @@
+"""Test doubles of engines, faithful to recorded exchanges of the real ones."""
