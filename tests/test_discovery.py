@@ -88,6 +88,14 @@ async def test_giving_up_the_only_router_tries_it_again(router_id: str) -> None:
         assert await within(browser.next()) == url
 
 
+async def test_a_router_needs_only_its_port() -> None:
+    async with (
+        RouterBrowser(interfaces=LOOPBACK) as browser,
+        Advertisement(port=4008, interfaces=LOOPBACK),
+    ):
+        assert await within(browser.next()) == "http://127.0.0.1:4008"
+
+
 async def test_without_a_network_both_enter_and_leave(router_id: str) -> None:
     nowhere = ["192.0.2.1"]  # TEST-NET-1: no interface has it
     async with advertise(4007, router_id, nowhere), RouterBrowser(interfaces=nowhere) as browser:

@@ -1,5 +1,8 @@
 """The router's side of discovery: it announces itself."""
 
+import hashlib
+import socket
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
@@ -7,6 +10,7 @@ from typing import Self
 import structlog
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from ollama_herd import __version__
 from ollama_herd.discovery.networks import Interface, Presence, shown_addresses
 
 SERVICE = "_ollama-herd._tcp.local."
@@ -17,20 +21,23 @@ _log = structlog.get_logger(__name__)
 class Advertisement:
     """Announces a router from enter to exit; entering never fails and never waits.
 
-    `interfaces` limits it to these local addresses (tests: 127.0.0.1). `router_id` makes the name
-    unique; the agents' choice between several routers rests on it.
+    `router_id` makes the name unique, and the agents' choice between several routers rests on it;
+    without one it comes from this machine and the port, so that it outlives a restart.
+    `interfaces` limits all to these local addresses (tests: 127.0.0.1).
     """
 
     def __init__(
         self,
         *,
-        name: str,
         port: int,
-        version: str,
-        router_id: str,
+        name: str = "",
+        version: str = __version__,
+        router_id: str = "",
         interfaces: Sequence[str] | None = None,
     ) -> None:
-        short = name.partition(".")[0].encode()[:40].decode(errors="ignore")  # 63 bytes in DNS
+        name = (name or socket.gethostname()).partition(".")[0]
+        router_id = router_id or _id_of_machine(port)
+        short = name.encode()[:40].decode(errors="ignore")  # a label in DNS has 63 bytes
         self._label = f"{short}-{router_id[:12]}"
         self._port = port
         self._properties = {"id": router_id, "version": version}
@@ -64,3 +71,8 @@ class Advertisement:
             yield
         finally:
             await zeroconf.async_unregister_all_services()
+
+
+def _id_of_machine(port: int) -> str:
+    """A hash, so that the machine's hardware address is not told to the network."""
+    return hashlib.blake2s(f"{uuid.getnode()}:{port}".encode(), digest_size=8).hexdigest()

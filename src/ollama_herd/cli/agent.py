@@ -1,0 +1,67 @@
+"""`herd-node`: run the agent until a signal comes."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ollama_herd import __version__, logs
+from ollama_herd.cli import process
+from ollama_herd.cli.options import load_or_fail, setting
+from ollama_herd.config import NodeSettings
+
+_SHUTDOWN_S = 4.9
+"""Under the 5 s within which both commands end."""
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _option(name: str, metavar: str) -> Any:
+    return setting(NodeSettings, name, metavar)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - the signature is Typer's
+    if asked:
+        typer.echo(f"herd-node {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def herd_node(
+    *,
+    router: Annotated[str | None, _option("router", "URL")] = None,
+    engine: Annotated[list[str] | None, _option("engine", "URL")] = None,
+    name: Annotated[str | None, _option("name", "NAME")] = None,
+    home: Annotated[str | None, _option("home", "FOLDER")] = None,
+    relay_port: Annotated[str | None, _option("relay_port", "PORT")] = None,
+    slots: Annotated[str | None, _option("slots", "N")] = None,
+    log_level: Annotated[str | None, _option("log_level", "LEVEL")] = None,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Let this machine's engines answer for the herd. --engine may be given several times."""
+    flags: dict[str, object] = {
+        "router": router,
+        "engine": engine,
+        "name": name,
+        "home": home,
+        "relay_port": relay_port,
+        "slots": slots,
+        "log_level": log_level,
+    }
+    settings = load_or_fail(NodeSettings, flags).settings
+    logs.setup(settings.log_level)
+    with process.held_home(settings.home, "node.lock"):
+        from ollama_herd.agent.app import run  # noqa: PLC0415 - slow to load
+        from ollama_herd.agent.errors import AgentError  # noqa: PLC0415
+
+        try:
+            process.run(lambda: run(settings), shutdown_s=_SHUTDOWN_S)
+        except AgentError as error:
+            process.fail(str(error))
+        except OSError as error:
+            process.fail(f"stopped: {error}")

@@ -1,0 +1,19 @@
+"""The command `herd-node`: the agent."""
+
+import sys
+
+from ollama_herd import __version__
+
+
+def main() -> None:
+    """Entry point. `--version` answers without loading anything else."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"herd-node {__version__}")  # noqa: T201 - the answer
+        return
+    from ollama_herd.cli.agent import app  # noqa: PLC0415 - see above
+
+    app(prog_name="herd-node")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""`herd` without a subcommand: run the router until a signal comes."""
+
+from collections.abc import Mapping
+
+from ollama_herd import logs
+from ollama_herd.cli import process
+from ollama_herd.cli.options import load_or_fail
+from ollama_herd.config import RouterSettings
+
+_AFTER_DRAIN_S = 0.9
+"""For what follows the drain: closing connections, writing the last traces, the goodbye."""
+
+
+def start(flags: Mapping[str, object]) -> None:
+    """Returns after a clean shutdown; ends the process with one line when it cannot start."""
+    settings = load_or_fail(RouterSettings, flags).settings
+    logs.setup(settings.log_level)
+    with process.held_home(settings.home, "herd.lock"):
+        from ollama_herd.router.app import run  # noqa: PLC0415 - slow to load
+
+        try:
+            process.run(lambda: run(settings), shutdown_s=settings.drain_s + _AFTER_DRAIN_S)
+        except OSError as error:
+            process.fail(process.explain_listening(error, settings.host, settings.port))
