@@ -1,70 +1,140 @@
-"""Which replica a request goes to: filter, predict, rank. The decision is its own explanation."""
+"""Which replica a request goes to: filter, predict, rank. The decision is its own explanation.
 
-import enum
+Pure: the answer depends on the arguments alone. What `load` keeps of an earlier call (the places
+of a model, eviction plans) is thrown away as soon as what it was made from has changed.
+"""
 
-import msgspec
+from collections.abc import Sequence
 
-from ollama_herd.core.node import Replica
+from ollama_herd.core.decision import (
+    Candidate,
+    Cost,
+    Eliminated,
+    Rejected,
+    RouteDecision,
+)
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.load import Load, Place
+from ollama_herd.core.predict import Predictor, SlotKey
+from ollama_herd.core.request import InferenceRequest
+from ollama_herd.core.signals import Ask, Held, Priced, price
+
+__all__ = [
+    "Candidate",
+    "Cost",
+    "Eliminated",
+    "Rejected",
+    "RouteDecision",
+    "decide",
+    "explain",
+    "rank",
+]
+
+NOBODY: frozenset[SlotKey] = frozenset()
 
 
-class Eliminated(enum.StrEnum):
-    """Why a replica cannot take a request; also a metric label."""
+def decide(  # noqa: PLR0917 - the six things a decision depends on
+    request: InferenceRequest,
+    fleet: Fleet,
+    load: Load,
+    predictor: Predictor,
+    now_s: float,
+    excluded: frozenset[SlotKey] = NOBODY,
+) -> RouteDecision:
+    """Where `request` should go now, or why nowhere.
 
-    OFFLINE = "offline"
-    DRAINING = "draining"
-    ENGINE_ERROR = "engine_error"
-    DOES_NOT_FIT = "does_not_fit"
-    CONTEXT_TOO_SMALL = "context_too_small"
-    MISSING_CAPABILITY = "missing_capability"
-    DIGEST_CONFLICT = "digest_conflict"
-    ALREADY_TRIED = "already_tried"
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """Expected cost of one candidate in ms, by signal; `total_ms` is their sum.
-
-    The seven signals of the product and the eighth, in the order people read them.
+    `excluded` are slot keys of replicas that were tried already. `load` must have been made with
+    `predictor`. Candidates come by rising cost, equal ones by node and engine id; the first is the
+    winner whether or not it can start now.
     """
-
-    total_ms: float
-    loaded_state_ms: float = 0.0  # load if cold
-    memory_fit_ms: float = 0.0  # evictions it would force
-    queue_depth_ms: float = 0.0  # work ahead
-    latency_history_ms: float = 0.0  # prefill and decode at learned rates
-    role_affinity_ms: float = 0.0  # delay to others, scarce machine kept free
-    availability_trend_ms: float = 0.0  # slower than learned now
-    context_fit_ms: float = 0.0  # reload for another context length
-    prefix_affinity_ms: float = 0.0  # prefill saved (negative), cache lost
+    if predictor is not load.predictor:
+        raise ValueError("load was made with another predictor")
+    ask = Ask(request, fleet.nodes, load, now_s)
+    priced, rejected = rank(ask, fleet, excluded)
+    return explain(request.model_key, priced, rejected)
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """A replica that could take the request. `starts_now` is False when it would have to wait."""
+def rank(
+    ask: Ask, fleet: Fleet, excluded: frozenset[SlotKey] = NOBODY, held: Held | None = None
+) -> tuple[list[Priced], tuple[Rejected, ...]]:
+    """All places that could take the request by rising cost, and those that could not."""
+    board = ask.load.board(ask.request.model_key, fleet)
+    if board is None:
+        return [], ()
+    places, rejected = board.places, board.rejected
+    if excluded:
+        places, rejected = _without(places, rejected, excluded)
+    if ask.load.barred:
+        places, rejected = _working(places, rejected, ask)
+    if held:
+        priced = [price(place, ask, held.get(place.load, ())) for place in places]
+    else:
+        priced = [price(place, ask) for place in places]
+    if len(priced) > 1:
+        priced.sort(key=_total)  # stable: equal costs stay in order of node and engine
+    return priced, rejected
 
-    replica: Replica
-    cost: Cost
-    starts_now: bool
+
+def _total(priced: Priced) -> float:
+    return priced.total
 
 
-class Rejected(msgspec.Struct, frozen=True):
-    """A replica that could not, and why."""
+def _without(
+    places: Sequence[Place], rejected: tuple[Rejected, ...], excluded: frozenset[SlotKey]
+) -> tuple[list[Place], tuple[Rejected, ...]]:
+    left = [place for place in places if place.load.key not in excluded]
+    tried = tuple(
+        Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.ALREADY_TRIED)
+        for place in places
+        if place.load.key in excluded
+    )
+    return left, rejected + tried
 
-    node_id: str
-    engine_id: str
-    reason: Eliminated
-    detail: str = ""
 
-
-class RouteDecision(msgspec.Struct, frozen=True):
-    """Candidates by rising cost, and everything that was left out with its reason.
-
-    Log, trace, header and dashboard render this value.
+def _working(
+    places: Sequence[Place], rejected: tuple[Rejected, ...], ask: Ask
+) -> tuple[list[Place], tuple[Rejected, ...]]:
+    """Leave out engines that refused a connection since their node's last report, and replicas
+    that keep failing; of the latter the whole lot stays when nobody else is left.
     """
+    left: list[Place] = []
+    failing: list[Place] = []
+    for place in places:
+        load = place.load
+        out_s = load.out_since_s
+        if out_s is not None and ask.nodes[place.replica.node_id].last_report_s <= out_s:
+            gone = Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.UNREACHABLE)
+            rejected = (*rejected, gone)
+        elif load.barred_until_s > ask.now_s:
+            failing.append(place)
+        else:
+            left.append(place)
+    if not left:
+        return failing, rejected
+    resting = tuple(
+        Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.FAILING)
+        for place in failing
+    )
+    return left, rejected + resting
 
-    model_key: str
-    candidates: tuple[Candidate, ...]
-    eliminated: tuple[Rejected, ...] = ()
 
-    @property
-    def winner(self) -> Candidate | None:
-        """The cheapest candidate, None when there is none."""
-        return self.candidates[0] if self.candidates else None
+def explain(
+    model_key: str, priced: Sequence[Priced], rejected: tuple[Rejected, ...]
+) -> RouteDecision:
+    """Freeze a ranking."""
+    return RouteDecision(model_key, tuple([_candidate(p) for p in priced]), rejected)
+
+
+def _candidate(p: Priced) -> Candidate:
+    cost = Cost(
+        1e3 * p.total,
+        1e3 * p.load,
+        1e3 * p.evict,
+        1e3 * p.wait,
+        1e3 * p.history,
+        1e3 * p.affinity,
+        1e3 * p.trend,
+        1e3 * p.context,
+        1e3 * p.prefix,
+    )
+    return Candidate(p.place.replica, cost, p.starts_now)

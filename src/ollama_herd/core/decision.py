@@ -1,0 +1,72 @@
+"""A routing decision as a value: who could take a request, at what cost, and who could not."""
+
+import enum
+
+import msgspec
+
+from ollama_herd.core.node import Replica
+
+
+class Eliminated(enum.StrEnum):
+    """Why a replica cannot take a request; also a metric label."""
+
+    OFFLINE = "offline"
+    DRAINING = "draining"
+    ENGINE_ERROR = "engine_error"
+    DOES_NOT_FIT = "does_not_fit"
+    CONTEXT_TOO_SMALL = "context_too_small"
+    MISSING_CAPABILITY = "missing_capability"
+    DIGEST_CONFLICT = "digest_conflict"
+    ALREADY_TRIED = "already_tried"
+    UNREACHABLE = "unreachable"  # a connection failed since the node's last report
+    FAILING = "failing"  # failed in a row what other replicas answered
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Expected cost of one candidate in ms, by signal; `total_ms` is their sum.
+
+    The seven signals of the product and the eighth, in the order people read them.
+    """
+
+    total_ms: float
+    loaded_state_ms: float = 0.0  # load if cold
+    memory_fit_ms: float = 0.0  # evictions it would force
+    queue_depth_ms: float = 0.0  # work ahead
+    latency_history_ms: float = 0.0  # prefill and decode at learned rates
+    role_affinity_ms: float = 0.0  # delay to others, scarce machine kept free
+    availability_trend_ms: float = 0.0  # slower than learned now
+    context_fit_ms: float = 0.0  # reload for another context length
+    prefix_affinity_ms: float = 0.0  # prefill saved (negative), cache lost
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A replica that could take the request. `starts_now` is False when it would have to wait."""
+
+    replica: Replica
+    cost: Cost
+    starts_now: bool
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A replica that could not, and why."""
+
+    node_id: str
+    engine_id: str
+    reason: Eliminated
+    detail: str = ""
+
+
+class RouteDecision(msgspec.Struct, frozen=True):
+    """Candidates by rising cost, and everything that was left out with its reason.
+
+    Log, trace, header and dashboard render this value.
+    """
+
+    model_key: str
+    candidates: tuple[Candidate, ...]
+    eliminated: tuple[Rejected, ...] = ()
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The cheapest candidate, None when there is none."""
+        return self.candidates[0] if self.candidates else None

@@ -1,0 +1,569 @@
+"""What is under way where: the scheduler's own exact view, ahead of any heartbeat.
+
+Counts what was sent, when, and what came back; believes a model loaded (or loading) from the
+moment a request went there. Heartbeats correct this only where nothing of ours is in flight.
+Written by the scheduler alone; `decide` reads it. Times are router monotonic seconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import exp
+
+from ollama_herd.core import hardware as hw
+from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.lengths import Lengths
+from ollama_herd.core.node import EngineKind, Node, NodeStatus, Replica
+from ollama_herd.core.predict import NodePace, Predictor, Rates, SlotKey
+from ollama_herd.core.prefix import Continuation, SlotMirror
+from ollama_herd.core.request import InferenceRequest
+
+RATE_TAU_S = 300.0
+"""Memory of arrival rates and of how busy a node is (routing study)."""
+
+BUSY_SHARE_MAX = 0.95
+
+REPORT_LAG_S = 3.0
+"""A report this soon after our own action may still describe the time before it."""
+
+UNCONFIRMED_LIMIT_S = 30.0
+
+FAILURES_TO_BAR = 3
+BAR_S = 5.0
+BAR_MAX_S = 60.0
+"""A replica that failed so often in a row, while others answered the same requests, rests."""
+
+
+class Running:
+    """One granted request on its replica."""
+
+    __slots__ = (
+        "cached",
+        "client",
+        "dirty_s",
+        "dispatched_s",
+        "first_byte_s",
+        "first_due_s",
+        "is_alone",
+        "is_cache_known",
+        "is_cold",
+        "is_prefill_clean",
+        "node",
+        "output",
+        "prefill_s",
+        "progress_s",
+        "prompt",
+        "replica",
+        "request",
+        "stall_s",
+        "step_s",
+        "tokens",
+    )
+
+    def __init__(self, request: InferenceRequest, replica: "ReplicaLoad", now_s: float) -> None:
+        self.request = request
+        self.replica = replica
+        self.node = replica.node
+        self.dispatched_s = now_s
+        self.first_byte_s = -1.0
+        self.first_due_s = now_s
+        self.tokens = 0
+        self.prompt = 1.0
+        self.cached = 0.0
+        self.output = 0.0
+        self.prefill_s = 0.0  # predicted, without the node's bias
+        self.step_s = 0.0  # predicted, without the node's bias
+        self.stall_s = 0.0
+        self.is_cold = False
+        self.is_alone = True
+        self.is_prefill_clean = True
+        self.is_cache_known = True
+        self.progress_s = 0.0
+        self.dirty_s = 0.0
+
+
+class ReplicaLoad:
+    """One runner of one engine: its requests, its believed state, its learned rates."""
+
+    __slots__ = (
+        "arrivals_at_s",
+        "arrivals_per_s",
+        "barred_until_s",
+        "changed_s",
+        "context_length",
+        "failures",
+        "is_hot",
+        "is_reported_hot",
+        "key",
+        "learned_slots",
+        "loading_until_s",
+        "mirror",
+        "node",
+        "options",
+        "out_since_s",
+        "overlaps",
+        "plan",
+        "plan_version",
+        "progress_s",
+        "rates",
+        "replica",
+        "running",
+        "slots",
+    )
+
+    def __init__(self, replica: Replica, node: "NodeLoad", rates: Rates) -> None:
+        self.key: SlotKey = replica.slot_key
+        self.replica = replica
+        self.node = node
+        self.rates = rates
+        self.slots = 1
+        self.learned_slots = 1
+        self.overlaps = 0
+        self.running: dict[str, Running] = {}
+        self.is_hot = False
+        self.is_reported_hot = False
+        self.loading_until_s = 0.0
+        self.context_length = 0
+        self.options: tuple[tuple[str, int | bool], ...] | None = None  # None: loaded by others
+        self.changed_s = float("-inf")
+        self.progress_s = 0.0
+        self.mirror = SlotMirror()
+        self.arrivals_per_s = 0.0
+        self.arrivals_at_s = 0.0
+        self.failures = 0
+        self.barred_until_s = 0.0
+        self.out_since_s: float | None = None
+        # What would have to go for this model to load, kept by `signals` while it holds.
+        self.plan = (0.0, 0.0)
+        self.plan_version: tuple[int, Node | None, int] = (-1, None, 0)
+
+    def rate_per_s(self, now_s: float) -> float:
+        """Arrivals of this model here, a second."""
+        if not self.arrivals_per_s:
+            return 0.0
+        return self.arrivals_per_s * exp((self.arrivals_at_s - now_s) / RATE_TAU_S)
+
+    def became_cold(self) -> None:
+        """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""
+        self.is_hot = False
+        self.loading_until_s = 0.0
+        self.context_length = 0
+        self.options = None
+        self.mirror.clear()
+
+    def begin_loading(
+        self, options: tuple[tuple[str, int | bool], ...], until_s: float, now_s: float
+    ) -> None:
+        """A request that makes the engine (re)load the model is on its way."""
+        if self.replica.kind is EngineKind.OPENAI:
+            return
+        self.became_cold()
+        self.options = options
+        self.context_length = int(dict(options).get("num_ctx", 0))
+        self.loading_until_s = max(until_s, now_s + 1e-3)
+        self.node.loading_until_s = max(self.node.loading_until_s, self.loading_until_s)
+
+    def set_slots(self) -> None:
+        reported = self.replica.slots
+        self.slots = max(1, reported) if reported is not None else self.learned_slots
+        if self.replica.kind is EngineKind.OLLAMA and self.replica.model.capabilities == (
+            "embedding",
+        ):
+            self.slots = 1  # Ollama runs embedding models without parallel sequences
+
+
+class NodeLoad:
+    """One machine: what runs on it and how busy it has been."""
+
+    __slots__ = (
+        "active",
+        "advanced_s",
+        "busy_at_s",
+        "busy_share",
+        "dirty_s",
+        "in_flight",
+        "lengths",
+        "loading_until_s",
+        "node",
+        "pace",
+        "prefilling",
+        "replicas",
+        "version",
+    )
+
+    def __init__(self, node: Node, pace: NodePace, lengths: Lengths) -> None:
+        self.node = node
+        self.pace = pace
+        self.lengths = lengths
+        self.replicas: dict[SlotKey, ReplicaLoad] = {}
+        self.active: dict[SlotKey, ReplicaLoad] = {}
+        self.in_flight = 0
+        self.prefilling = 0
+        self.loading_until_s = 0.0
+        self.dirty_s = 0.0
+        self.advanced_s = 0.0
+        self.busy_share = 0.0
+        self.busy_at_s = 0.0
+        self.version = 0
+
+    def advance(self, now_s: float) -> None:
+        """Account the time since the last event: decode progress, and what made it unclean."""
+        passed = now_s - self.advanced_s
+        self.advanced_s = now_s
+        models = len(self.active)
+        if not models or passed <= 0:
+            return
+        if models > 1 or self.prefilling:
+            self.dirty_s += passed
+        for replica in self.active.values():
+            batch = 1 + self.pace.alpha * (len(replica.running) - 1)
+            replica.progress_s += passed / (batch * models)
+
+    def add_busy(self, stay_s: float, slots: int) -> None:
+        """A request that will stay so long was sent here."""
+        share = self.busy_share + stay_s / slots / RATE_TAU_S
+        self.busy_share = min(BUSY_SHARE_MAX, share)
+
+    def decay(self, now_s: float) -> None:
+        """Let the busy share fade."""
+        passed = now_s - self.busy_at_s
+        self.busy_at_s = now_s
+        if passed > 0 and self.busy_share:
+            self.busy_share *= exp(-passed / RATE_TAU_S)
+
+
+class Place:
+    """Where a request may go: a replica with its own and its node's load."""
+
+    __slots__ = ("load", "node", "replica")
+
+    def __init__(self, replica: Replica, load: ReplicaLoad) -> None:
+        self.replica = replica
+        self.load = load
+        self.node = load.node
+
+
+class Board:
+    """The places of one model, and who is left out whatever is asked. Rebuilt with the fleet."""
+
+    __slots__ = ("node_ids", "places", "rejected", "replicas", "unusable")
+
+    def __init__(
+        self,
+        replicas: tuple[Replica, ...],
+        unusable: tuple[Replica, ...],
+        places: list[Place],
+        rejected: tuple[Rejected, ...],
+    ) -> None:
+        self.replicas = replicas
+        self.unusable = unusable
+        self.places = places
+        self.node_ids = frozenset(place.replica.node_id for place in places)
+        self.rejected = rejected
+
+
+class Load:
+    """All replicas' load, by slot key, and the requests in flight."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.nodes: dict[str, NodeLoad] = {}
+        self.replicas: dict[SlotKey, ReplicaLoad] = {}
+        self.running: dict[str, Running] = {}
+        self.by_runner: dict[str, list[ReplicaLoad]] = {}
+        self.barred: set[SlotKey] = set()  # replicas out or resting: looked at one by one
+        self.continuations: dict[str, Continuation] = {}
+        self._boards: dict[str, Board] = {}
+        self._unconfirmed: dict[SlotKey, ReplicaLoad] = {}
+
+    def board(self, model_key: str, fleet: Fleet) -> Board | None:
+        """The model's places; None when no node ever reported it."""
+        replicas = fleet.replicas.get(model_key, ())
+        unusable = fleet.unusable.get(model_key, ())
+        board = self._boards.get(model_key)
+        if board is not None and board.replicas is replicas and board.unusable is unusable:
+            return board
+        if not replicas and not unusable:
+            self._boards.pop(model_key, None)
+            return None
+        board = self._build(replicas, unusable, fleet)
+        self._boards[model_key] = board
+        return board
+
+    def _build(
+        self, replicas: tuple[Replica, ...], unusable: tuple[Replica, ...], fleet: Fleet
+    ) -> Board:
+        rejected = [_unusable(replica, fleet.nodes) for replica in unusable]
+        served = served_digest(replicas)
+        places = []
+        for replica in replicas:
+            node = fleet.nodes[replica.node_id]
+            load = self._replica(node, replica)
+            refused = _never_fits(load, replica, served)
+            if refused is None:
+                places.append(Place(replica, load))
+            else:
+                rejected.append(refused)
+        # Sorted once, so that no later step depends on the order in which nodes joined.
+        places.sort(key=lambda place: (place.replica.node_id, place.replica.engine_id))
+        rejected.sort(key=lambda r: (r.node_id, r.engine_id))
+        return Board(replicas, unusable, places, tuple(rejected))
+
+    def _replica(self, node: Node, replica: Replica) -> ReplicaLoad:
+        machine = self.nodes.get(node.node_id)
+        if machine is None:
+            machine = NodeLoad(node, self.predictor.pace(node), self.predictor.lengths)
+            self.nodes[node.node_id] = machine
+        elif machine.node is not node:
+            machine.node = node
+            self.predictor.pace(node)
+        key = replica.slot_key
+        load = self.replicas.get(key)
+        if load is None:
+            load = ReplicaLoad(replica, machine, self.predictor.rates(node, replica))
+            self.replicas[key] = load
+            machine.replicas[key] = load
+            self.by_runner.setdefault(replica.runner, []).append(load)
+        load.replica = replica
+        load.set_slots()
+        self._believe(load, node)
+        return load
+
+    def _believe(self, load: ReplicaLoad, node: Node) -> None:
+        """Merge what the node said last with what we did since."""
+        if load.out_since_s is not None and node.last_report_s <= load.out_since_s:
+            return
+        replica = load.replica
+        loaded = replica.loaded
+        load.is_reported_hot = loaded is not None or replica.kind is EngineKind.OPENAI
+        if load.running or node.last_report_s <= load.changed_s + REPORT_LAG_S:
+            if load.is_reported_hot != load.is_hot:
+                self._unconfirmed[load.key] = load
+            if not load.is_reported_hot or load.is_hot or load.running:
+                return
+        self._unconfirmed.pop(load.key, None)
+        if not load.is_reported_hot:
+            if load.is_hot:
+                load.became_cold()
+                load.node.version += 1
+            return
+        if not load.is_hot:
+            load.is_hot = True
+            load.node.version += 1
+        context = loaded.context_length if loaded is not None else 0
+        if context and load.context_length and context != load.context_length:
+            load.options = None  # somebody else had it reloaded
+            load.mirror.clear()
+        load.context_length = context or load.context_length
+
+    def refresh(self, fleet: Fleet, now_s: float) -> None:
+        """A tick: beliefs no report confirmed, busy shares, owners at work, forgotten nodes."""
+        self._unbar(fleet.nodes, now_s)
+        for load in list(self._unconfirmed.values()):
+            node = fleet.nodes.get(load.key[0])
+            if node is not None:
+                self._believe(load, node)
+        gone = []
+        for node_id, machine in self.nodes.items():
+            node = fleet.nodes.get(node_id)
+            if node is None:
+                gone.append(node_id)
+                continue
+            machine.node = node
+            machine.decay(now_s)
+            _note_owner(machine.pace, node, now_s)
+            machine.pace.refresh(now_s)
+        for node_id in gone:
+            self._drop(node_id)
+
+    def _drop(self, node_id: str) -> None:
+        machine = self.nodes[node_id]
+        if machine.in_flight:
+            return
+        del self.nodes[node_id]
+        self.predictor.forget(node_id)
+        for key, load in machine.replicas.items():
+            self.replicas.pop(key, None)
+            self._unconfirmed.pop(key, None)
+            self.barred.discard(key)
+            same = self.by_runner[load.key[2]]
+            same.remove(load)
+            if not same:
+                del self.by_runner[load.key[2]]
+        self._boards.clear()
+
+    def start(self, run: Running, now_s: float) -> None:
+        """A request was sent. `run` carries the prediction made for it."""
+        replica, node = run.replica, run.node
+        node.advance(now_s)
+        request_id = run.request.request_id
+        if node.in_flight:
+            _mark_company(node, run)
+        replica.running[request_id] = run
+        node.active[replica.key] = replica
+        node.in_flight += 1
+        node.prefilling += 1
+        node.version += 1
+        replica.changed_s = now_s
+        run.progress_s = replica.progress_s
+        run.dirty_s = node.dirty_s
+        replica.arrivals_per_s = replica.rate_per_s(now_s) + 1 / RATE_TAU_S
+        replica.arrivals_at_s = now_s
+        self.running[request_id] = run
+
+    def first_byte(self, run: Running, now_s: float) -> None:
+        """The first byte of the answer came: loaded, prompt evaluated, decoding."""
+        if run.first_byte_s >= 0:
+            return
+        replica, node = run.replica, run.node
+        node.advance(now_s)
+        run.first_byte_s = now_s
+        if run.request.stream:
+            run.progress_s = replica.progress_s
+            run.dirty_s = node.dirty_s
+        node.prefilling -= 1
+        self._became_hot(replica)
+        if replica.replica.slots is None:
+            self._observe_slots(replica, run)
+
+    def _became_hot(self, replica: ReplicaLoad) -> None:
+        if replica.is_hot and not replica.loading_until_s:
+            return
+        replica.is_hot = True
+        replica.loading_until_s = replica.node.loading_until_s = 0.0
+        replica.node.version += 1
+        if not replica.is_reported_hot:
+            self._unconfirmed[replica.key] = replica
+
+    def _observe_slots(self, replica: ReplicaLoad, run: Running) -> None:
+        """An engine with one slot answers in order: a later request's first byte while an
+        earlier one still runs shows another slot. Seen twice, it counts.
+        """
+        earlier = sum(1 for other in replica.running.values() if other is not run)
+        if earlier < replica.learned_slots or run.request.is_load_only:
+            return
+        replica.overlaps += 1
+        if replica.overlaps >= 2:
+            replica.overlaps = 0
+            replica.learned_slots = min(earlier + 1, 64)
+            replica.set_slots()
+
+    def end(self, run: Running, now_s: float, *, answered: bool) -> None:
+        """The request left its replica, however."""
+        replica, node = run.replica, run.node
+        node.advance(now_s)
+        request_id = run.request.request_id
+        del self.running[request_id]
+        del replica.running[request_id]
+        if not replica.running:
+            node.active.pop(replica.key, None)
+        node.in_flight -= 1
+        if run.first_byte_s < 0:
+            node.prefilling -= 1
+        node.version += 1
+        replica.changed_s = now_s
+        if run.is_cold and run.first_byte_s < 0:
+            if answered:
+                self._became_hot(replica)
+            elif not replica.running:
+                # The engine gives up a load nobody waits for any more.
+                replica.loading_until_s = node.loading_until_s = 0.0
+
+    def unreachable(self, replica: ReplicaLoad, now_s: float) -> None:
+        """A connection failed: the engine is out until its node reports anew."""
+        for load in replica.node.replicas.values():
+            if load.key[1] == replica.key[1]:
+                load.out_since_s = now_s
+                self.barred.add(load.key)
+                if not load.running and load.replica.kind is EngineKind.OLLAMA:
+                    load.became_cold()
+        replica.node.version += 1
+
+    def blame(self, replica: ReplicaLoad, now_s: float) -> None:
+        """The replica failed a request that another one answered."""
+        replica.failures += 1
+        if replica.failures >= FAILURES_TO_BAR:
+            rest = BAR_S * 2 ** min(replica.failures - FAILURES_TO_BAR, 6)
+            replica.barred_until_s = now_s + min(rest, BAR_MAX_S)
+            self.barred.add(replica.key)
+
+    def absolve(self, replica: ReplicaLoad) -> None:
+        """The replica answered."""
+        replica.failures = 0
+        replica.barred_until_s = 0.0
+        replica.out_since_s = None
+        self.barred.discard(replica.key)
+
+    def _unbar(self, nodes: Mapping[str, Node], now_s: float) -> None:
+        for key in list(self.barred):
+            load = self.replicas[key]
+            node = nodes.get(key[0])
+            if load.out_since_s is not None and node and node.last_report_s > load.out_since_s:
+                load.out_since_s = None
+            if load.out_since_s is None and load.barred_until_s <= now_s:
+                self.barred.discard(key)
+
+
+def served_digest(replicas: Iterable[Replica]) -> str:
+    """The manifest a name stands for when nodes differ: on most nodes, then the newest.
+
+    "" when no replica tells its digest.
+    """
+    nodes: dict[str, set[str]] = {}
+    newest: dict[str, str] = {}
+    for replica in replicas:
+        digest = replica.model.digest
+        if digest:
+            nodes.setdefault(digest, set()).add(replica.node_id)
+            newest[digest] = max(newest.get(digest, ""), replica.model.modified_at)
+    if not nodes:
+        return ""
+    return max(nodes, key=lambda d: (len(nodes[d]), newest[d], d))
+
+
+def _never_fits(load: ReplicaLoad, replica: Replica, served: str) -> Rejected | None:
+    digest = replica.model.digest
+    if digest and digest != served:
+        detail = f"has {digest[:12]}, the fleet serves {served[:12]}"
+        return Rejected(replica.node_id, replica.engine_id, Eliminated.DIGEST_CONFLICT, detail)
+    if replica.loaded is None and replica.kind is EngineKind.OLLAMA and replica.model.size_bytes:
+        hardware = load.node.pace.hardware
+        if not hw.fits_at_all(hardware, load.rates.scale):
+            total = (hardware.memory_bytes + hardware.vram_bytes) / hw.GB
+            detail = f"needs {load.rates.scale.size_gb:.1f} GB, has {total:.1f} GB"
+            return Rejected(replica.node_id, replica.engine_id, Eliminated.DOES_NOT_FIT, detail)
+    return None
+
+
+def _unusable(replica: Replica, nodes: Mapping[str, Node]) -> Rejected:
+    node = nodes[replica.node_id]
+    if node.status is NodeStatus.OFFLINE:
+        reason, detail = Eliminated.OFFLINE, ""
+    elif node.draining:
+        reason, detail = Eliminated.DRAINING, ""
+    else:
+        reason = Eliminated.ENGINE_ERROR
+        errors = (e.error for e in node.engines if e.engine_id == replica.engine_id)
+        detail = next(errors, "")
+    return Rejected(replica.node_id, replica.engine_id, reason, detail)
+
+
+def _mark_company(node: NodeLoad, run: Running) -> None:
+    """Whoever shares a machine with others gives no clean sample of its own speed."""
+    run.is_alone = False
+    if node.prefilling or any(r is not run.replica for r in node.active.values()):
+        run.is_prefill_clean = False
+    for replica in node.active.values():
+        for other in replica.running.values():
+            other.is_alone = False
+            if other.first_byte_s < 0:
+                other.is_prefill_clean = False
+
+
+def _note_owner(pace: NodePace, node: Node, now_s: float) -> None:
+    """Somebody uses the machine, or it throttles: expect it slower until measured."""
+    foreign = node.vitals.foreign_load_percent
+    is_busy = node.vitals.throttled or (foreign is not None and foreign >= 40.0)
+    if not is_busy:
+        pace.busy_since_s = None
+    elif pace.busy_since_s is None:
+        pace.busy_since_s = now_s

@@ -1,0 +1,152 @@
+"""The queue as people see it: bounds, refusals, and who waits for what."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ollama_herd.core.decision import Rejected
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.load import Load
+from ollama_herd.core.request import InferenceRequest, Priority, Refusal, RefusalKind
+from ollama_herd.core.waiting import WaitingRoom
+
+RETRY_AFTER_MAX_S = 60
+
+
+class QueueSettings(msgspec.Struct, frozen=True):
+    """Bounds of the router's queue. Only requests that really wait are counted."""
+
+    limit: int = 1000
+    limit_per_model: int | None = None
+    timeout_s: float = 600.0
+    no_node_grace_s: float = 10.0  # how long a waiting request outlives its last usable node
+
+
+class ReplicaQueue(msgspec.Struct, frozen=True):
+    """One replica's load. `waiting` counts requests for which this is the likeliest place."""
+
+    node_id: str
+    engine_id: str
+    model: str
+    runner: str
+    in_flight: int
+    waiting: int
+    slots: int
+    is_loaded: bool
+
+
+class WaitingRequest(msgspec.Struct, frozen=True):
+    """One waiting request. `position` counts from 1 among the requests of its model."""
+
+    request_id: str
+    model_key: str
+    client: str
+    priority: Priority
+    position: int
+    waited_s: float
+    expected_wait_s: float
+    node_id: str = ""  # where it would go as things stand
+
+
+class QueueView(msgspec.Struct, frozen=True):
+    """All in flight and waiting. `replicas` lists those with any load."""
+
+    in_flight: int
+    waiting: int
+    replicas: tuple[ReplicaQueue, ...]
+    requests: tuple[WaitingRequest, ...]
+
+
+def view(
+    load: Load, room: WaitingRoom, fleet: Fleet, running_of: Mapping[str, int], now_s: float
+) -> QueueView:
+    """The queue at `now_s`; requests by model, in the order they would be looked at."""
+    requests: list[WaitingRequest] = []
+    waiting: dict[tuple[str, str, str], int] = {}
+    for model_key in room.models:
+        board = load.board(model_key, fleet)
+        places = board.places if board is not None else []
+        slots = max(1, sum(place.load.slots for place in places))
+        ahead_s = 0.0
+        for position, pending in enumerate(room.in_order((model_key,), running_of, now_s), 1):
+            key = pending.likely or (places[0].load.key if places else None)
+            if key is not None:
+                waiting[key] = waiting.get(key, 0) + 1
+            ahead_s += pending.estimate_s
+            request = pending.request
+            requests.append(
+                WaitingRequest(
+                    request_id=request.request_id,
+                    model_key=model_key,
+                    client=request.client,
+                    priority=request.priority,
+                    position=position,
+                    waited_s=max(0.0, now_s - request.arrived_s),
+                    expected_wait_s=ahead_s / slots,
+                    node_id=key[0] if key is not None else "",
+                )
+            )
+    replicas = tuple(
+        ReplicaQueue(
+            node_id=key[0],
+            engine_id=key[1],
+            model=replica.replica.model.name,
+            runner=key[2],
+            in_flight=len(replica.running),
+            waiting=waiting.get(key, 0),
+            slots=replica.slots,
+            is_loaded=replica.is_hot,
+        )
+        for key, replica in sorted(load.replicas.items())
+        if replica.running or key in waiting
+    )
+    return QueueView(
+        in_flight=len(load.running),
+        waiting=len(room),
+        replicas=replicas,
+        requests=tuple(requests),
+    )
+
+
+def refusal(
+    kind: RefusalKind,
+    request: InferenceRequest,
+    fleet: Fleet,
+    rejected: Sequence[Rejected] = (),
+    *,
+    waiting: int = 0,
+    waited_s: float = 0.0,
+    retry_after_s: float = 0.0,
+) -> Refusal:
+    """Why the request is not served, what to do, and when to come back.
+
+    The message of UNKNOWN_MODEL is the model's name alone: each dialect words it as its own
+    server would.
+    """
+    retry_s = min(max(math.ceil(retry_after_s), 1), RETRY_AFTER_MAX_S)
+    if kind is RefusalKind.UNKNOWN_MODEL:
+        return Refusal(kind, request.model)
+    if kind is RefusalKind.QUEUE_FULL:
+        text = (
+            f"the queue is full: {waiting} requests are waiting; "
+            f"try again in {retry_s} s, or add a node that has '{request.model}'"
+        )
+        return Refusal(kind, text, retry_s)
+    if kind is RefusalKind.QUEUE_TIMEOUT:
+        text = (
+            f"no slot for '{request.model}' became free in {waited_s:.0f} s; "
+            f"try again in {retry_s} s, or add a node that has it"
+        )
+        return Refusal(kind, text, retry_s)
+    text = f"no node can run '{request.model}' now"
+    if rejected:
+        text += ": " + ", ".join(_because(r, fleet) for r in rejected)
+    return Refusal(kind, f"{text}; start one of them, or pull the model on another node", retry_s)
+
+
+def _because(rejected: Rejected, fleet: Fleet) -> str:
+    node = fleet.nodes.get(rejected.node_id)
+    name = node.name if node is not None else rejected.node_id
+    reason = rejected.reason.value.replace("_", " ")
+    return f"{name} ({reason}{': ' + rejected.detail if rejected.detail else ''})"

@@ -1,0 +1,427 @@
+"""When and where each request runs: late binding over the router's own queue.
+
+A request waits here, bound to no node, unless its cheapest place can start it now. Synchronous
+and pure; `router/dispatcher.py` owns the one instance and turns the effects into granted slots.
+
+This is also where effects that load and unload models will come from: they need nothing but
+`Load` (what is hot, how often it is asked for) and `WaitingRoom` (the backlog of each model).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ollama_herd.core import learning
+from ollama_herd.core.decision import Eliminated, Rejected, RouteDecision
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.load import Load, ReplicaLoad, Running
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.prefix import Continuation
+from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view
+from ollama_herd.core.request import (
+    InferenceRequest,
+    Kind,
+    OutcomeKind,
+    Refusal,
+    RefusalKind,
+    Usage,
+)
+from ollama_herd.core.routing import explain, rank
+from ollama_herd.core.signals import Ask, Priced
+from ollama_herd.core.waiting import Pending, WaitingRoom
+
+__all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
+
+LOOKAHEAD = 8
+"""Held requests of one model looked at in a pass (routing study)."""
+
+HELD_LOOKS = 32
+"""Held requests looked at in one pass over several models; the next tick looks further."""
+
+TICK_S = 1.0
+
+FAULTS = frozenset(
+    {
+        OutcomeKind.CLOSED_EARLY,
+        OutcomeKind.GARBAGE,
+        OutcomeKind.SILENT,
+        OutcomeKind.TRUNCATED,
+    }
+)
+"""Failures that are the replica's own, whatever was asked of it."""
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """The request may go to `decision.winner` now; its slot is taken."""
+
+    request_id: str
+    decision: RouteDecision
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """The request will not be placed."""
+
+    request_id: str
+    refusal: Refusal
+
+
+Effect = Grant | Refuse
+
+
+class Scheduler:
+    """Each request resolves exactly once: granted (and later ended), refused, or cancelled."""
+
+    def __init__(self, settings: QueueSettings, predictor: Predictor) -> None:
+        self._settings = settings
+        self._load = Load(predictor)
+        self._room = WaitingRoom()
+        self._granted: dict[str, Pending] = {}
+        self._running_of: dict[str, int] = {}
+        self._fleet = Fleet()
+        self._ticked_s = float("-inf")
+
+    @property
+    def load(self) -> Load:
+        """What is in flight; for `decide` and for views, not to be changed."""
+        return self._load
+
+    def on_request(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Effect]:
+        """A request arrived: granted at once, held, or refused."""
+        if now_s - self._ticked_s >= TICK_S:
+            self._refresh(fleet, now_s)
+        self._fleet = fleet
+        if request.prefix:
+            self._note_prompt(request, now_s)
+        ask = Ask(request, fleet.nodes, self._load, now_s)
+        priced, rejected = rank(ask, fleet)
+        if not priced:
+            refused = self._no_place(request, rejected)
+            if refused is not None:
+                return (Refuse(request.request_id, refused),)
+        elif priced[0].starts_now and request.model_key not in self._room.models:
+            pending = Pending(request, 0.0)
+            return (self._grant(pending, ask, priced, rejected),)
+        return self._enqueue(request, priced, now_s)
+
+    def on_first_byte(self, request_id: str, now_s: float) -> None:
+        """The first byte of the answer came from the engine."""
+        run = self._load.running.get(request_id)
+        if run is not None:
+            self._load.first_byte(run, now_s)
+
+    def on_progress(self, request_id: str, output_tokens: int, now_s: float) -> None:
+        """`output_tokens` came so far; sharpens the prediction of when the slot frees."""
+        run = self._load.running.get(request_id)
+        if run is not None and output_tokens > run.tokens:
+            run.tokens = output_tokens
+            if run.first_byte_s < 0:
+                self._load.first_byte(run, now_s)
+
+    def on_finished(
+        self,
+        request_id: str,
+        outcome: OutcomeKind,
+        usage: Usage | None,
+        fleet: Fleet,
+        now_s: float,
+    ) -> Sequence[Effect]:
+        """The request ended for good. Only a completed answer teaches the predictor."""
+        pending = self._granted.pop(request_id, None)
+        if pending is None:
+            return ()
+        run = self._end(request_id, outcome, now_s)
+        if outcome is OutcomeKind.COMPLETED:
+            learning.learn(self._load, run, usage, now_s)
+            self._load.absolve(run.replica)
+            for key in pending.blamed:
+                self._blame(key, now_s)
+        self._fleet = fleet
+        if not self._room.pending:
+            return ()
+        return self._pass(self._models_on(run.replica, fleet), fleet, now_s)
+
+    def on_retry(
+        self, request_id: str, outcome: OutcomeKind, fleet: Fleet, now_s: float
+    ) -> Sequence[Effect]:
+        """An attempt failed before its first byte: try another replica, at the old place in
+        the queue. Refused when none is left that was not tried.
+        """
+        pending = self._granted.pop(request_id, None)
+        if pending is None:
+            return ()
+        run = self._end(request_id, outcome, now_s)
+        pending.excluded |= {run.replica.key}
+        if outcome in {OutcomeKind.ENGINE_ERROR, OutcomeKind.ENGINE_BUSY}:
+            pending.blamed += (run.replica.key,)
+        self._fleet = fleet
+        request = pending.request
+        ask = Ask(request, fleet.nodes, self._load, now_s)
+        priced, rejected = rank(ask, fleet, pending.excluded)
+        if not priced and not _is_waiting_for_report(rejected):
+            refused = refusal(RefusalKind.NO_NODE, request, fleet, rejected)
+            return (
+                Refuse(request_id, refused),
+                *self._pass(self._models_on(run.replica, fleet), fleet, now_s),
+            )
+        pending.estimate_s = _service_s(priced)
+        self._room.add(pending)
+        models = {request.model_key, *self._models_on(run.replica, fleet)}
+        return self._pass(models, fleet, now_s)
+
+    def on_cancel(self, request_id: str, fleet: Fleet, now_s: float) -> Sequence[Effect]:
+        """The client left, whether its request waits or runs."""
+        if self._room.remove(request_id) is not None:
+            return ()
+        return self.on_finished(request_id, OutcomeKind.CANCELLED, None, fleet, now_s)
+
+    def on_fleet(self, fleet: Fleet, now_s: float) -> Sequence[Effect]:
+        """The fleet changed, or a second passed."""
+        is_tick = now_s - self._ticked_s >= TICK_S
+        is_same = fleet.replicas is self._fleet.replicas
+        self._fleet = fleet
+        if not is_tick and is_same:
+            return ()
+        self._refresh(fleet, now_s)
+        if not self._room.pending:
+            return ()
+        effects: list[Effect] = list(self._timed_out(fleet, now_s))
+        effects += self._pass(list(self._room.models), fleet, now_s)
+        return effects
+
+    def queue(self, now_s: float) -> QueueView:
+        """Who runs and who waits, by replica, with positions and expected waits."""
+        return view(self._load, self._room, self._fleet, self._running_of, now_s)
+
+    def _refresh(self, fleet: Fleet, now_s: float) -> None:
+        self._ticked_s = now_s
+        self._load.refresh(fleet, now_s)
+
+    def _note_prompt(self, request: InferenceRequest, now_s: float) -> None:
+        known = self._load.continuations
+        found = known.get(request.model_key)
+        if found is None:
+            found = known[request.model_key] = Continuation()
+        found.arrived(request.prefix, now_s)
+
+    def _no_place(
+        self, request: InferenceRequest, rejected: tuple[Rejected, ...]
+    ) -> Refusal | None:
+        """The refusal of a request nobody can take, None when it is worth waiting."""
+        if not rejected:
+            return refusal(RefusalKind.UNKNOWN_MODEL, request, self._fleet)
+        if _is_waiting_for_report(rejected):
+            return None
+        return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
+
+    def _enqueue(
+        self, request: InferenceRequest, priced: Sequence[Priced], now_s: float
+    ) -> Sequence[Effect]:
+        full = self._limit_reached(request)
+        pending = Pending(request, _service_s(priced))
+        self._room.add(pending)
+        effects = self._pass((request.model_key,), self._fleet, now_s)
+        if not full or request.request_id not in self._room.pending:
+            return effects
+        self._room.remove(request.request_id)
+        refused = refusal(
+            RefusalKind.QUEUE_FULL,
+            request,
+            self._fleet,
+            waiting=full,
+            retry_after_s=self._drain_s(request.model_key),
+        )
+        return (*effects, Refuse(request.request_id, refused))
+
+    def _limit_reached(self, request: InferenceRequest) -> int:
+        """Requests already waiting when that is too many, else 0."""
+        settings = self._settings
+        waiting = len(self._room)
+        if waiting >= settings.limit:
+            return max(waiting, 1)
+        queue = self._room.models.get(request.model_key)
+        limit = settings.limit_per_model
+        if queue is not None and limit is not None and queue.count >= limit:
+            return queue.count
+        return 0
+
+    def _drain_s(self, model_key: str) -> float:
+        """About when the model's backlog is gone: service times over slots."""
+        board = self._load.board(model_key, self._fleet)
+        slots = sum(place.load.slots for place in board.places) if board else 0
+        queue = self._room.models.get(model_key)
+        work_s = sum(pending.estimate_s for pending in queue) if queue else 0.0
+        return work_s / max(slots, 1)
+
+    def _grant(
+        self, pending: Pending, ask: Ask, priced: Sequence[Priced], rejected: tuple[Rejected, ...]
+    ) -> Grant:
+        request = pending.request
+        best = priced[0]
+        self._start(ask, best)
+        self._granted[request.request_id] = pending
+        self._running_of[request.client] = self._running_of.get(request.client, 0) + 1
+        return Grant(request.request_id, explain(request.model_key, priced, rejected))
+
+    def _start(self, ask: Ask, best: Priced) -> None:
+        """Take the slot and write down what is expected of it."""
+        request, now_s = ask.request, ask.now_s
+        replica = best.place.load
+        node = replica.node
+        pace = node.pace
+        run = Running(request, replica, now_s)
+        ready_s = best.load + best.context
+        run.first_due_s = now_s + ready_s + best.prefill
+        run.prompt = ask.prompt
+        run.output = ask.output
+        run.cached = best.cached
+        run.prefill_s = best.prefill / pace.bias_prefill
+        if ask.output:
+            run.step_s = best.decode / ask.output / pace.bias_decode
+        if best.context or not (replica.is_hot or replica.running):
+            replica.begin_loading(request.load_options, now_s + ready_s, now_s)
+            run.is_cold = True
+        run.is_cache_known = run.is_cold or bool(ask.chain)
+        if replica.running:
+            run.stall_s = replica.rates.step_s * (1 + pace.alpha * (len(replica.running) - 1))
+        if ask.chain or (replica.mirror.slots and request.kind is not Kind.EMBED):
+            replica.mirror.take(ask.chain, replica.slots, request.request_id, now_s)
+        node.add_busy(best.prefill + best.decode, replica.slots)
+        self._load.start(run, now_s)
+
+    def _end(self, request_id: str, outcome: OutcomeKind, now_s: float) -> Running:
+        load = self._load
+        run = load.running[request_id]
+        answered = outcome is OutcomeKind.COMPLETED
+        load.end(run, now_s, answered=answered)
+        replica = run.replica
+        if replica.mirror.slots:
+            kept = answered or (outcome is OutcomeKind.CANCELLED and run.first_byte_s >= 0)
+            replica.mirror.release(request_id, replica.slots, now_s, kept=kept)
+        client = run.request.client
+        left = self._running_of[client] - 1
+        if left:
+            self._running_of[client] = left
+        else:
+            del self._running_of[client]
+        if outcome is OutcomeKind.UNREACHABLE:
+            load.unreachable(replica, now_s)
+        elif outcome in FAULTS:
+            load.blame(replica, now_s)
+        return run
+
+    def _blame(self, key: tuple[str, str, str], now_s: float) -> None:
+        replica = self._load.replicas.get(key)
+        if replica is not None:
+            self._load.blame(replica, now_s)
+
+    def _models_on(self, freed: ReplicaLoad, fleet: Fleet) -> list[str]:
+        """Models with waiting requests that the node of `freed` could take."""
+        node_id = freed.key[0]
+        found = []
+        for model_key in self._room.models:
+            board = self._load.board(model_key, fleet)
+            if board is not None and node_id in board.node_ids:
+                found.append(model_key)
+        return found
+
+    def _timed_out(self, fleet: Fleet, now_s: float) -> Iterable[Effect]:
+        limit_s = self._settings.timeout_s
+        overdue = [
+            pending
+            for pending in self._room.pending.values()
+            if now_s - pending.request.arrived_s >= limit_s
+        ]
+        for pending in overdue:
+            request = pending.request
+            self._room.remove(request.request_id)
+            waited_s = now_s - request.arrived_s
+            refused = refusal(
+                RefusalKind.QUEUE_TIMEOUT,
+                request,
+                fleet,
+                waited_s=waited_s,
+                retry_after_s=self._drain_s(request.model_key),
+            )
+            yield Refuse(request.request_id, refused)
+
+    def _pass(self, models: Iterable[str], fleet: Fleet, now_s: float) -> list[Effect]:
+        """Go through the waiting requests of `models`: grant those whose cheapest place is free,
+        reserve there for the others, so that those behind them see the place taken.
+        """
+        effects: list[Effect] = []
+        open_models = {key for key in models if self._has_room(key, fleet)}
+        looks = dict.fromkeys(open_models, LOOKAHEAD)
+        left = HELD_LOOKS
+        held: dict[ReplicaLoad, list[float]] = {}
+        for pending in self._room.in_order(list(open_models), self._running_of, now_s):
+            model_key = pending.request.model_key
+            if not looks[model_key]:
+                continue
+            effect = self._look(pending, fleet, held, now_s)
+            if effect is not None:
+                effects.append(effect)
+                if not self._has_room(model_key, fleet):
+                    looks[model_key] = 0
+                continue
+            looks[model_key] -= 1
+            left -= 1
+            if not left:
+                break
+        return effects
+
+    def _has_room(self, model_key: str, fleet: Fleet) -> bool:
+        """Whether looking is worth while: a free slot somewhere, or nowhere to go at all."""
+        board = self._load.board(model_key, fleet)
+        if board is None or not board.places:
+            return True
+        return any(len(p.load.running) < p.load.slots for p in board.places)
+
+    def _look(
+        self,
+        pending: Pending,
+        fleet: Fleet,
+        held: dict[ReplicaLoad, list[float]],
+        now_s: float,
+    ) -> Effect | None:
+        """Grant, refuse, or reserve (None) for one waiting request."""
+        request = pending.request
+        ask = Ask(request, fleet.nodes, self._load, now_s)
+        priced, rejected = rank(ask, fleet, pending.excluded, held)
+        if not priced:
+            return self._stranded(pending, fleet, rejected, now_s)
+        pending.stranded_s = None
+        best = priced[0]
+        if best.starts_now:
+            self._room.remove(request.request_id)
+            return self._grant(pending, ask, priced, rejected)
+        replica = best.place.load
+        pending.likely = replica.key
+        ready_s = best.wait + best.load + best.context
+        held.setdefault(replica, []).append(now_s + ready_s + best.prefill + best.decode)
+        return None
+
+    def _stranded(
+        self, pending: Pending, fleet: Fleet, rejected: tuple[Rejected, ...], now_s: float
+    ) -> Refuse | None:
+        """No node can take a waiting request any more: give the fleet a moment to come back."""
+        if _is_waiting_for_report(rejected):
+            return None
+        if pending.stranded_s is None:
+            pending.stranded_s = now_s
+        if not pending.excluded and now_s - pending.stranded_s < self._settings.no_node_grace_s:
+            return None
+        request = pending.request
+        self._room.remove(request.request_id)
+        return Refuse(request.request_id, refusal(RefusalKind.NO_NODE, request, fleet, rejected))
+
+
+def _is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:
+    """Whether an engine that refused a connection may be back with the node's next report."""
+    return any(r.reason is Eliminated.UNREACHABLE for r in rejected)
+
+
+def _service_s(priced: Sequence[Priced]) -> float:
+    """The shortest service time anywhere, once it gets its turn."""
+    if not priced:
+        return 1.0
+    return min(p.prefill + p.decode for p in priced)

@@ -1,0 +1,390 @@
+"""The signals of a routing decision, each in seconds of expected cost; their sum ranks places.
+
+    cost = wait + load + evict + prefill + decode + 1.5 others + future + 4 cache lost
+
+with the reload for another context length shown apart, and prefill and decode split into what
+was learned, what is slower now, and what the prefix cache saves. Weights are those of the
+routing study; the optimum is flat, halving or doubling one changes results by 1 to 3 %.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import exp
+
+from ollama_herd.core import hardware as hw
+from ollama_herd.core.load import Load, NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.names import canonical_name
+from ollama_herd.core.node import EngineKind, EngineReport, Node
+from ollama_herd.core.predict import attention_tokens
+from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
+from ollama_herd.core.request import InferenceRequest
+
+OTHERS_WEIGHT = 1.5
+CACHE_LOST_WEIGHT = 4.0
+BLOCKED_EVICTION_SHARE = 0.2
+"""Share of the wait for a busy victim that counts as harm to it."""
+
+RELOAD_PAUSE_S = 2.0
+"""Unloading before a reload with other options takes this long on top."""
+
+PREFILL_CHUNK = 512
+"""Prompt tokens evaluated between two decode steps of the others (llama.cpp's batch size)."""
+
+OVERDUE_SHARE = 0.25
+"""A first token late by t is expected another t/4 later: what is late tends to stay late."""
+
+Held = Mapping[ReplicaLoad, Sequence[float]]
+
+
+class Ask:
+    """What one request needs, computed once for all places."""
+
+    __slots__ = (
+        "attention",
+        "block_tokens",
+        "chain",
+        "continuation",
+        "load",
+        "nodes",
+        "now_s",
+        "options",
+        "output",
+        "prompt",
+        "request",
+    )
+
+    def __init__(
+        self, request: InferenceRequest, nodes: Mapping[str, Node], load: Load, now_s: float
+    ) -> None:
+        lengths = load.predictor.lengths
+        self.request = request
+        self.nodes = nodes
+        self.load = load
+        self.now_s = now_s
+        self.prompt = lengths.prompt_tokens(request)
+        self.output = lengths.output_tokens(request)
+        self.attention = attention_tokens(self.prompt, 0.0)
+        self.chain = request.prefix
+        self.block_tokens = 0.0
+        if request.prefix and request.prompt_tokens:
+            self.block_tokens = BLOCK_TOKENS * self.prompt / request.prompt_tokens
+        self.options = request.load_options
+        self.continuation: Continuation | None = load.continuations.get(request.model_key)
+
+
+class Priced:
+    """One place's terms in seconds. `prefill` and `decode` are as expected now."""
+
+    __slots__ = (
+        "affinity",
+        "cached",
+        "context",
+        "decode",
+        "evict",
+        "history",
+        "load",
+        "place",
+        "prefill",
+        "prefix",
+        "starts_now",
+        "total",
+        "trend",
+        "wait",
+    )
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.total = 0.0
+        self.starts_now = True
+        self.wait = 0.0
+        self.load = 0.0
+        self.evict = 0.0
+        self.context = 0.0
+        self.history = 0.0
+        self.trend = 0.0
+        self.affinity = 0.0
+        self.prefix = 0.0
+        self.prefill = 0.0
+        self.decode = 0.0
+        self.cached = 0.0
+
+
+def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
+    """All terms of sending the request to `place` now.
+
+    `held` are the predicted finish times (router seconds) of requests already reserved there.
+    """
+    priced = Priced(place)
+    replica = place.load
+    if (
+        not place.node.in_flight
+        and replica.is_hot
+        and not held
+        and not replica.loading_until_s
+        and (ask.options == replica.options or not needs_reload(replica, ask))
+    ):
+        _service(priced, ask, running=0, models=1)
+        priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
+        priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
+        return priced
+    _readiness(priced, ask, held)
+    running = len(replica.running)
+    if priced.wait and running >= replica.slots:
+        running = replica.slots - 1
+    models = len(place.node.active) + (replica.key not in place.node.active)
+    _service(priced, ask, running=running, models=models)
+    priced.affinity = OTHERS_WEIGHT * _others(priced, ask, running, models)
+    priced.affinity += place.node.busy_share * (priced.prefill + priced.decode)
+    priced.total = (
+        priced.wait
+        + priced.load
+        + priced.evict
+        + priced.context
+        + priced.history
+        + priced.trend
+        + priced.affinity
+        + priced.prefix
+    )
+    return priced
+
+
+def needs_reload(replica: ReplicaLoad, ask: Ask) -> bool:
+    """Whether the engine would load the model anew for this request's load-time options."""
+    wanted = ask.options
+    if wanted == replica.options or replica.replica.kind is EngineKind.OPENAI:
+        return False
+    if replica.options is None and not wanted:
+        return False  # loaded by others, most likely with the engine's defaults
+    asked = dict(wanted)
+    context = asked.pop("num_ctx", None)
+    known = dict(replica.options or ())
+    known_context = known.pop("num_ctx", None)
+    if asked != known and (asked or replica.options is not None):
+        return True
+    if context is None:
+        return known_context is not None
+    trained = replica.replica.model.details.context_length
+    effective = min(int(context), trained) if trained else int(context)
+    if replica.context_length:
+        return effective != replica.context_length
+    return context != known_context
+
+
+def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
+    """Waiting for a slot, loading, evicting, reloading: what has to happen before the prompt."""
+    place = priced.place
+    replica, node, now_s = place.load, place.node, ask.now_s
+    is_present = replica.is_hot or replica.loading_until_s > 0
+    if is_present and needs_reload(replica, ask):
+        ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
+        priced.wait = max(ends, default=0.0)
+        priced.context = replica.rates.load_s + RELOAD_PAUSE_S + _load_ahead(node, now_s)
+        priced.starts_now = not ends and node.loading_until_s <= now_s
+        return
+    ahead = len(replica.running) + len(held) - replica.slots
+    if ahead >= 0:
+        ends = [*remaining_times(replica, now_s), *(max(at - now_s, 0.0) for at in held)]
+        ends.sort()
+        priced.wait = max(ends[ahead], 1e-3)
+        priced.starts_now = False
+    if replica.is_hot and not replica.loading_until_s:
+        return
+    if replica.running:
+        if ahead < 0:  # else the wait counts it
+            priced.load = max(replica.loading_until_s - now_s, 0.0)
+        return
+    priced.load = replica.rates.load_s + _load_ahead(node, now_s)
+    if priced.load > replica.rates.load_s:
+        priced.starts_now = False
+    evict_s, blocked_s = _eviction(place, ask)
+    priced.evict = evict_s
+    if blocked_s:
+        priced.wait = max(priced.wait, blocked_s)
+        priced.starts_now = False
+
+
+def _load_ahead(node: NodeLoad, now_s: float) -> float:
+    """Loads on a node happen one after the other."""
+    return max(node.loading_until_s - now_s, 0.0)
+
+
+def _service(priced: Priced, ask: Ask, *, running: int, models: int) -> None:
+    """Prefill and decode: as learned without cache, as slow as the node is now, with cache."""
+    place = priced.place
+    replica = place.load
+    rates, pace = replica.rates, place.node.pace
+    step_s = rates.step_s
+    decode = ask.output * step_s
+    prefill = ask.attention * rates.inv_prefill_s
+    stall = 0.0
+    if running:
+        stall = step_s * (1 + pace.alpha * (running - 1)) / PREFILL_CHUNK
+        decode *= 1 + pace.alpha * running
+        prefill += ask.prompt * stall
+    if models > 1:
+        decode *= models
+        prefill *= models
+        stall *= models
+    slow = pace.slow_prefill
+    history = prefill + decode
+    decode_now = decode * pace.slow_decode
+    prefill_now = prefill * slow
+    priced.history = history
+    priced.trend = prefill_now + decode_now - history
+    priced.decode = decode_now
+    priced.prefill = prefill_now
+    if not replica.mirror.slots or not ask.prompt:
+        return
+    slot, common = replica.mirror.find(ask.chain, replica.slots)
+    if common:
+        cached = min(common * ask.block_tokens, ask.prompt - 1)
+        new = ask.prompt - cached
+        compute = attention_tokens(new, cached) * rates.inv_prefill_s * models
+        priced.prefill = (compute + new * stall) * slow
+        priced.prefix = priced.prefill - prefill_now
+        priced.cached = cached
+    if slot is not None and ask.continuation is not None:
+        tokens = (len(slot.chain) - common) * BLOCK_TOKENS
+        if tokens >= MIN_LOST_TOKENS:
+            chance = ask.continuation.chance(ask.now_s - slot.used_s)
+            again = tokens * rates.inv_prefill_s / pace.speed * (1 + place.node.in_flight)
+            priced.prefix += CACHE_LOST_WEIGHT * chance * again
+
+
+def _others(priced: Priced, ask: Ask, running: int, models: int) -> float:
+    """Delay caused to the requests already running on the node."""
+    place = priced.place
+    node, now_s = place.node, ask.now_s
+    replica, alpha = place.load, node.pace.alpha
+    delay = 0.0
+    if replica.running:
+        share = alpha / (1 + alpha * max(running - 1, 0))
+        decode = priced.decode
+        for rest in remaining_times(replica, now_s):
+            delay += min(priced.prefill, rest) + min(decode, rest) * share
+        return delay
+    stay = priced.prefill + priced.decode
+    for other in node.active.values():
+        for rest in remaining_times(other, now_s):
+            delay += min(stay, rest) / models
+    return delay
+
+
+def remaining_times(replica: ReplicaLoad, now_s: float) -> list[float]:
+    """Seconds each request running there is expected to take yet."""
+    runs = replica.running
+    if not runs:
+        return []
+    node = replica.node
+    step_s = replica.rates.step_s * (1 + node.pace.alpha * (len(runs) - 1))
+    step_s *= len(node.active) * node.pace.slow_decode
+    return [_remaining(run, now_s, step_s, node) for run in runs.values()]
+
+
+def _remaining(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
+    began_s = run.first_byte_s
+    if began_s < 0:
+        late_s = now_s - run.first_due_s
+        if late_s < 0:
+            return run.output * step_s - late_s
+        if run.request.stream or not run.output:
+            return run.output * step_s + max(late_s * OVERDUE_SHARE, 1e-3)
+        began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
+    streamed = run.tokens or (now_s - began_s) / step_s
+    lengths = node.lengths
+    rest = lengths.residual_tokens(run.request.model_key, streamed, run.request.max_tokens)
+    return max(rest * step_s, 1e-3)
+
+
+def _eviction(place: Place, ask: Ask) -> tuple[float, float]:
+    """(cost of what has to be unloaded, wait until something can be), both in seconds."""
+    replica, node = place.load, place.node
+    report = ask.nodes[node.node.node_id]
+    version = (node.version, report, int(ask.now_s))
+    known = replica.plan_version
+    if known[0] == version[0] and known[1] is report and known[2] == version[2]:
+        return replica.plan
+    plan = _plan_eviction(place, ask, report)
+    replica.plan = plan
+    replica.plan_version = version
+    return plan
+
+
+def _plan_eviction(place: Place, ask: Ask, report: Node) -> tuple[float, float]:
+    replica = place.load
+    if replica.replica.kind is not EngineKind.OLLAMA:
+        return 0.0, 0.0
+    engine = next((e for e in report.engines if e.engine_id == replica.key[1]), None)
+    if engine is None:
+        return 0.0, 0.0
+    hardware = place.node.pace.hardware
+    residents, unseen_bytes = _residents(place, engine)
+    limit = engine.max_loaded or 3 * max(1, hardware.gpus)
+    surplus = len(residents) + 1 - limit
+    deficit = 0.0
+    if report.vitals.memory_total_bytes:
+        free = _free_bytes(report, hardware) - unseen_bytes
+        deficit = hw.needed_bytes(int(replica.rates.scale.size_gb * hw.GB)) - free
+    if surplus <= 0 and deficit <= 0:
+        return 0.0, 0.0
+    idle = []
+    busy = []
+    for size, other in residents:
+        if other is not None and other.running:
+            busy.append(max(remaining_times(other, ask.now_s)))
+        else:
+            cost = _loss(other, ask) if other is not None else 0.0
+            idle.append((cost / max(size, 1e6), cost, size))
+    idle.sort()
+    total = 0.0
+    for _, cost, size in idle:
+        if surplus <= 0 and deficit <= 0:
+            return total, 0.0
+        total += cost
+        surplus -= 1
+        deficit -= size
+    if (surplus <= 0 and deficit <= 0) or not busy:
+        return total, 0.0
+    wait_s = max(min(busy), 1e-3)
+    return total + BLOCKED_EVICTION_SHARE * wait_s, wait_s
+
+
+def _free_bytes(report: Node, hardware: hw.Hardware) -> float:
+    if hardware.compute is hw.Compute.DISCRETE:
+        return sum(g.memory_free_bytes for g in report.vitals.gpus if not g.unified)
+    return report.vitals.memory_available_bytes
+
+
+def _residents(
+    place: Place, engine: EngineReport
+) -> tuple[list[tuple[float, ReplicaLoad | None]], float]:
+    """Other models in memory as (bytes, load), and the bytes no report has counted yet."""
+    node_id, engine_id, own = place.load.key
+    runner_of = {canonical_name(m.name): m.weights or canonical_name(m.name) for m in engine.models}
+    known = place.node.replicas
+    found: dict[tuple[str, str, str], tuple[float, ReplicaLoad | None]] = {}
+    for loaded in engine.loaded:
+        name = canonical_name(loaded.name)
+        key = (node_id, engine_id, runner_of.get(name, name))
+        if key[2] != own:
+            found[key] = (loaded.size_bytes, known.get(key))
+    unseen = 0.0
+    for key, replica in known.items():
+        is_present = replica.is_hot or replica.loading_until_s > 0
+        if key[1] == engine_id and key[2] != own and is_present and key not in found:
+            size = hw.needed_bytes(int(replica.rates.scale.size_gb * hw.GB))
+            found[key] = (size, replica)
+            unseen += size
+    return list(found.values()), unseen
+
+
+def _loss(victim: ReplicaLoad, ask: Ask) -> float:
+    """What unloading costs: the load it will take again, by how likely and how often."""
+    rate = victim.rate_per_s(ask.now_s)
+    if not rate:
+        return 0.0
+    runner = victim.key[2]
+    elsewhere = any(
+        other.is_hot and other is not victim for other in ask.load.by_runner.get(runner, ())
+    )
+    share = 0.4 if elsewhere else 1.0
+    return (1 - exp(-600 * rate)) * min(3.0, 1 + 30 * rate) * victim.rates.load_s * share

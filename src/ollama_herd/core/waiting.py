@@ -1,0 +1,157 @@
+"""Requests that wait in the router, and the order in which they are looked at.
+
+Highest response ratio first, `(waited + service + 1) / (service + 1)`, divided by the client's
+share: short requests go first but age, so nobody starves. Interactive requests go before batch
+requests until those have waited long. Requests alike in priority, client and service time form
+a lane served strictly in order of arrival, so only the heads of lanes compete.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from math import log
+
+from ollama_herd.core.predict import SlotKey
+from ollama_herd.core.request import InferenceRequest, Priority
+
+CLIENT_SHARE = 0.5
+"""Each request a client has running halves-and-more its next one's urgency: 1 / (1 + k/2)."""
+
+BATCH_PATIENCE_S = 120.0
+"""A batch request that waited so long competes as an interactive one."""
+
+LANE_LOOKS = 64
+"""How far into one lane a single pass goes; the next pass (at most a second later) goes on."""
+
+LaneKey = tuple[int, str, int, str]
+
+
+class Pending:
+    """One request from arrival to its end: held, then granted, perhaps held again."""
+
+    __slots__ = ("blamed", "estimate_s", "excluded", "likely", "request", "stranded_s")
+
+    def __init__(self, request: InferenceRequest, estimate_s: float) -> None:
+        self.request = request
+        self.estimate_s = estimate_s  # shortest service time anywhere
+        self.excluded: frozenset[SlotKey] = frozenset()
+        self.blamed: tuple[SlotKey, ...] = ()  # answered with errors so far
+        self.likely: SlotKey | None = None  # where it would go as things stand
+        self.stranded_s: float | None = None  # since when no node can take it
+
+    def lane(self) -> LaneKey:
+        """Requests alike: within 20 % of service time. A retried one keeps its own place."""
+        size = int(log(self.estimate_s + 0.05) * 5)
+        request = self.request
+        own = request.request_id if self.excluded else ""
+        return (request.priority, request.client, size, own)
+
+    def is_batch(self, now_s: float) -> bool:
+        request = self.request
+        return request.priority is Priority.BATCH and now_s - request.arrived_s < BATCH_PATIENCE_S
+
+    def urgency(self, client_running: int, now_s: float) -> float:
+        """Response ratio by client share: the higher the sooner."""
+        service_s = self.estimate_s + 1
+        waited_s = max(now_s - self.request.arrived_s, 0.0)
+        return (waited_s + service_s) / service_s / (1 + CLIENT_SHARE * client_running)
+
+
+class ModelQueue:
+    """The waiting requests of one model, in lanes."""
+
+    __slots__ = ("count", "lanes", "model_key")
+
+    def __init__(self, model_key: str) -> None:
+        self.model_key = model_key
+        self.lanes: dict[LaneKey, OrderedDict[str, Pending]] = {}
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Pending]:
+        for lane in self.lanes.values():
+            yield from lane.values()
+
+
+class WaitingRoom:
+    """All waiting requests, by id and by model."""
+
+    __slots__ = ("_lane_of", "models", "pending")
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelQueue] = {}
+        self.pending: dict[str, Pending] = {}
+        self._lane_of: dict[str, LaneKey] = {}
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    def add(self, pending: Pending) -> None:
+        request = pending.request
+        queue = self.models.get(request.model_key)
+        if queue is None:
+            queue = self.models[request.model_key] = ModelQueue(request.model_key)
+        key = pending.lane()
+        lane = queue.lanes.get(key)
+        if lane is None:
+            lane = queue.lanes[key] = OrderedDict()
+        lane[request.request_id] = pending
+        queue.count += 1
+        self.pending[request.request_id] = pending
+        self._lane_of[request.request_id] = key
+
+    def remove(self, request_id: str) -> Pending | None:
+        """Take a request out; None when it does not wait here."""
+        pending = self.pending.pop(request_id, None)
+        if pending is None:
+            return None
+        key = self._lane_of.pop(request_id)
+        queue = self.models[pending.request.model_key]
+        lane = queue.lanes[key]
+        del lane[request_id]
+        if not lane:
+            del queue.lanes[key]
+        queue.count -= 1
+        if not queue.count:
+            del self.models[queue.model_key]
+        return pending
+
+    def in_order(
+        self, models: Iterable[str], running: Mapping[str, int], now_s: float
+    ) -> Iterator[Pending]:
+        """Waiting requests of these models, most urgent first.
+
+        Requests may be removed, and `running` (requests in flight by client) may grow, while
+        this iterates: urgency only falls by that, so a popped head is checked once more.
+        """
+        heap: list[tuple[bool, float, float, int, Pending]] = []
+        lanes: list[Iterator[Pending]] = []
+        for model_key in models:
+            queue = self.models.get(model_key)
+            if queue is None:
+                continue
+            for lane in queue.lanes.values():
+                lanes.append(iter(list(islice(lane.values(), LANE_LOOKS))))
+                heap.append(_entry(next(lanes[-1]), running, now_s, len(lanes) - 1))
+        heapq.heapify(heap)
+        while heap:
+            entry = heap[0]
+            pending, number = entry[4], entry[3]
+            fresh = _entry(pending, running, now_s, number)
+            if fresh[:2] != entry[:2]:
+                heapq.heapreplace(heap, fresh)
+                continue
+            yield pending
+            following = next(lanes[number], None)
+            if following is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, _entry(following, running, now_s, number))
+
+
+def _entry(
+    pending: Pending, running: Mapping[str, int], now_s: float, lane: int
+) -> tuple[bool, float, float, int, Pending]:
+    request = pending.request
+    urgency = pending.urgency(running.get(request.client, 0), now_s)
+    return (pending.is_batch(now_s), -urgency, request.arrived_s, lane, pending)
