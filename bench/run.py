@@ -100,26 +100,29 @@ def _measure(session: Session, scenario: Scenario, proxy: Proxy) -> dict[str, An
 def _run_scenario(
     session: Session, name: str, proxy_names: Sequence[str], rounds: int, bars: Bars
 ) -> list[dict[str, Any]]:
-    """Fresh proxies; every round measures each of them, in turns first."""
+    """Every round starts both proxies anew and measures each, in turns first.
+
+    Fresh ones, because memory that a proxy keeps from the last round is no baseline.
+    """
     scenario = SCENARIOS[name]
     results = []
-    proxies: dict[str, Proxy] = {}
-    try:
-        for proxy_name in proxy_names:
-            proxies[proxy_name] = session.start(proxy_name)
-        for number in range(rounds):
-            order = list(proxy_names) if number % 2 == 0 else list(reversed(proxy_names))
-            values = {}
+    for number in range(rounds):
+        order = list(proxy_names) if number % 2 == 0 else list(reversed(proxy_names))
+        proxies: dict[str, Proxy] = {}
+        values = {}
+        try:
+            for proxy_name in order:
+                proxies[proxy_name] = session.start(proxy_name)
             for proxy_name in order:
                 bars.begin(
                     f"{name} · {proxy_name} · round {number + 1}/{rounds}",
                     scenario.seconds[session.quick],
                 )
                 values[proxy_name] = _measure(session, scenario, proxies[proxy_name])
-            results.append(values)
-    finally:
-        for proxy in proxies.values():
-            proxy.stop()
+        finally:
+            for proxy in proxies.values():
+                proxy.stop()
+        results.append(values)
     return results
 
 
@@ -218,7 +221,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     procs.raise_file_limit()
     console = Console()
-    results = _collect(options, console)
+    try:
+        results = _collect(options, console)
+    except RuntimeError as failed:
+        console.print(f"{failed}", markup=False, style="red")
+        return 1
     _finish(results)
     target = options.json or _HERE / "results" / time.strftime("%Y%m%d-%H%M%S.json")
     target.parent.mkdir(parents=True, exist_ok=True)
