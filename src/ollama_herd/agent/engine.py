@@ -1,0 +1,141 @@
+"""What every engine's probe is and uses: a look at the engine, and HTTP with clear failures."""
+
+import asyncio
+from typing import Protocol, TypeVar
+
+import aiohttp
+import msgspec
+
+from ollama_herd.agent.address import EngineAddress
+from ollama_herd.core.node import EngineKind, LoadedModel, Model
+
+PROBE_TIMEOUT_S = 3.0
+"""An engine on the same machine answers in milliseconds, on a busy one within half a second; one
+that takes longer serves nobody well."""
+
+MAX_ANSWER_BYTES = 32 * 2**20
+"""A thousand models make a list of half a megabyte; no engine's answer is near this."""
+
+_QUOTED_CHARS = 200
+
+_T = TypeVar("_T")
+
+
+class EngineFailure(Exception):  # noqa: N818 - the state of an engine, not a defect
+    """The engine cannot be used now; the text says why and what to do.
+
+    `is_gone` is true when nothing listens there: then nothing is loaded any more either.
+    """
+
+    def __init__(self, reason: str, *, is_gone: bool = False) -> None:
+        super().__init__(reason)
+        self.is_gone = is_gone
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What a look at an engine brought; None where it does not tell."""
+
+    version: str = ""
+    models: tuple[Model, ...] = ()
+    loaded: tuple[LoadedModel, ...] = ()
+    slots: int | None = None
+    max_loaded: int | None = None
+
+
+class EngineProbe(Protocol):
+    """One kind of engine. A probe belongs to one engine and is used by one task."""
+
+    kind: EngineKind
+
+    async def look(self, *, thorough: bool) -> Findings:
+        """See what the engine has, in bounded time. Raises EngineFailure.
+
+        What changes rarely is asked for again only now and then, and when `thorough`.
+        """
+
+    async def close(self) -> None:
+        """End what the probe still does."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An engine's answer. `server` is its Server header."""
+
+    status: int
+    body: bytes
+    server: str = ""
+
+
+class EngineHttp:
+    """Asks one engine; every failure becomes an EngineFailure that names the engine."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: EngineAddress) -> None:
+        self._session = session
+        self._address = address
+
+    @property
+    def netloc(self) -> str:
+        return self._address.netloc
+
+    async def get(self, path: str) -> Answer:
+        """GET; any status is an answer."""
+        return await self._ask("GET", path, None, PROBE_TIMEOUT_S)
+
+    async def post(self, path: str, body: object, timeout_s: float) -> Answer:
+        """POST `body` as JSON; any status is an answer."""
+        return await self._ask("POST", path, msgspec.json.encode(body), timeout_s)
+
+    async def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method, self._address.url + path, data=body, allow_redirects=False
+                ) as response,
+            ):
+                content = await response.content.read(MAX_ANSWER_BYTES + 1)
+                while len(content) <= MAX_ANSWER_BYTES and not response.content.at_eof():
+                    content += await response.content.read(MAX_ANSWER_BYTES + 1 - len(content))
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise EngineFailure(f"{self.netloc} answered {path} without end")
+                return Answer(response.status, content, response.headers.get("Server", ""))
+        except TimeoutError:
+            raise EngineFailure(
+                f"{self.netloc} takes connections but did not answer {path} in {timeout_s:g} s; "
+                "the engine may hang or the machine be overloaded"
+            ) from None
+        except aiohttp.ClientConnectorError as error:
+            raise self._unreachable(error) from None
+        except aiohttp.ServerDisconnectedError:
+            raise EngineFailure(f"{self.netloc} closed the connection without an answer") from None
+        except (aiohttp.ClientError, OSError) as error:
+            kind = type(error).__name__
+            raise EngineFailure(f"{self.netloc} does not answer in proper HTTP: {kind}") from None
+
+    def _unreachable(self, error: aiohttp.ClientConnectorError) -> EngineFailure:
+        if isinstance(error.os_error, ConnectionRefusedError):
+            reason = f"nothing listens at {self.netloc}; is the engine running?"
+            return EngineFailure(reason, is_gone=True)
+        reason = error.os_error.strerror or str(error.os_error) or "connection failed"
+        return EngineFailure(f"{self.netloc} cannot be reached: {reason}", is_gone=True)
+
+
+def expect(answer: Answer, path: str, kind: type[_T], netloc: str) -> _T:
+    """The body of a 200 as `kind`. Raises EngineFailure for another status or other content."""
+    if answer.status != 200:
+        text = answer.body[:_QUOTED_CHARS].decode(errors="replace").strip()
+        raise EngineFailure(f"{netloc} answered {path} with {answer.status}: {text}")
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineFailure(f"{netloc} answered {path} with something else: {error}") from None
+
+
+def decode_each(entries: list[msgspec.Raw] | None, kind: type[_T]) -> list[_T]:
+    """The entries of a list that are what we expect: one odd model must not hide the others."""
+    found = []
+    for entry in entries or ():
+        try:
+            found.append(msgspec.json.decode(entry, type=kind))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    return found

@@ -1,0 +1,117 @@
+"""How many requests an Ollama runs at once. Its API does not tell, its environment does.
+
+The environment of its process counts; where that may not be read (another user's), that of the
+service; else the agent's own, since people set such variables for the whole machine.
+"""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import psutil
+
+SLOTS = "OLLAMA_NUM_PARALLEL"
+MAX_LOADED = "OLLAMA_MAX_LOADED_MODELS"
+
+_COMMAND_TIMEOUT_S = 2.0
+_MOST = 1024  # more is a typing error: no engine runs so many
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`slots` and `max_loaded` as in EngineReport; None when nothing tells."""
+
+    slots: int | None = None
+    max_loaded: int | None = None
+
+
+def read_limits(port: int, own: Mapping[str, str]) -> Limits:
+    """The limits of the Ollama that listens on `port`; `own` is the agent's environment.
+
+    Blocks for some seconds at most.
+    """
+    process = find_process(port)
+    environment = _environment(process) if process else None
+    if environment is None and sys.platform == "linux":
+        environment = _of_systemd()
+    if environment is None and sys.platform == "darwin":
+        environment = _of_launchd()
+    return limits_of(own if environment is None else environment)
+
+
+def limits_of(environment: Mapping[str, str]) -> Limits:
+    """The limits that an environment states. 0 means automatic, and so nothing."""
+    return Limits(_count(environment.get(SLOTS, "")), _count(environment.get(MAX_LOADED, "")))
+
+
+def parse_systemd_environment(text: str) -> dict[str, str] | None:
+    """`systemctl show --property=LoadState,Environment`; None when there is no such unit."""
+    properties = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+    if properties.get("LoadState") != "loaded":
+        return None
+    try:
+        settings = shlex.split(properties.get("Environment", ""))
+    except ValueError:
+        return None
+    return dict(setting.partition("=")[::2] for setting in settings)
+
+
+def find_process(port: int) -> psutil.Process | None:
+    """The process that listens on `port`, or the only `ollama serve` when nobody may see that."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN
+            if listens and connection.laddr and connection.laddr.port == port and connection.pid:
+                return psutil.Process(connection.pid)
+    except psutil.Error:  # macOS: needs root
+        pass
+    servers = [process for process in psutil.process_iter() if _serves(process)]
+    return servers[0] if len(servers) == 1 else None
+
+
+def _serves(process: psutil.Process) -> bool:
+    try:
+        name = process.name().lower()
+        return name.startswith("ollama") and "serve" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _environment(process: psutil.Process) -> dict[str, str] | None:
+    """None when it may not be read, or is not an engine's (a container's port forwarder)."""
+    try:
+        if not process.name().lower().startswith("ollama"):
+            return None
+        return process.environ()
+    except (psutil.Error, OSError):
+        return None
+
+
+def _of_systemd() -> dict[str, str] | None:
+    """Ollama's installer for Linux makes a service `ollama` that runs as a user of its own."""
+    show = ["systemctl", "show", "ollama.service", "--property=LoadState,Environment"]
+    text = _output(show)
+    return parse_systemd_environment(text) if text else None
+
+
+def _of_launchd() -> dict[str, str] | None:
+    """What `launchctl setenv` set: the way that Ollama's documentation shows for its Mac app."""
+    found = {name: _output(["launchctl", "getenv", name]).strip() for name in (SLOTS, MAX_LOADED)}
+    return found if any(found.values()) else None
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed commands, no shell
+            command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""
+    return done.stdout
+
+
+def _count(text: str) -> int | None:
+    text = text.strip().strip("\"'")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else 0
+    return number if 0 < number <= _MOST else None
