@@ -1,5 +1,162 @@
 """`herd demo`: a herd on this machine that answers a real prompt."""
 
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NamedTuple
 
-def demo() -> None:
-    """Show a herd at work on this machine."""
+import typer
+from rich.console import Console
+
+from ollama_herd.cli.download import have_model
+from ollama_herd.cli.options import load_or_fail, setting
+from ollama_herd.cli.process import fail
+from ollama_herd.config import RouterSettings
+from ollama_herd.demo import chat, engine, local_ollama, model
+from ollama_herd.demo.fleet import DemoFleet, StartError
+
+_NODES = ("node-a", "node-b")
+_CHECK_S = 0.5
+
+_NO_ENGINE = (
+    "there is no Ollama with a chat model on this machine, and the embedded engine is not "
+    "installed. Either install Ollama (https://ollama.com/download) and run 'ollama pull "
+    "smollm2:135m', or run: pip install 'ollama-herd[demo]'"
+)
+
+
+class Plan(NamedTuple):
+    """What answers: a local Ollama, or the embedded engine with the model in `gguf`."""
+
+    model: str
+    thinks: bool = False
+    ollama_url: str = ""
+    gguf: Path | None = None
+
+
+def demo(
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", metavar="", help="end after the answer, leave nothing running")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", metavar="", help="download the model without asking")
+    ] = False,
+    home: Annotated[str | None, setting(RouterSettings, "home", "FOLDER")] = None,
+) -> None:
+    """Show a herd at work on this machine: a real model answers a real prompt through it."""
+    settings = load_or_fail(RouterSettings, {"home": home}).settings
+    console = _console()
+    _take_signals()
+    answered = False
+    try:
+        plan = _plan(console, settings.home / "demo", may_download=yes)
+        with (
+            tempfile.TemporaryDirectory(
+                prefix="ollama-herd-demo-", ignore_cleanup_errors=True
+            ) as folder,
+            DemoFleet(Path(folder), settings.port) as fleet,
+        ):
+            _start(console, fleet, plan, settings.port)
+            _ask(console, fleet, plan)
+            answered = True
+            if not once:
+                _stay(console, fleet, plan)
+    except (StartError, chat.ChatError) as error:
+        fail(f"the demo failed: {error}")
+    except KeyboardInterrupt:
+        raise typer.Exit(0 if answered else 130) from None
+
+
+def _plan(console: Console, folder: Path, *, may_download: bool) -> Plan:
+    local = local_ollama.find()
+    if local is not None:
+        console.print(f"Ollama runs at {local.url}; its model {local.name} will answer.")
+        return Plan(local.name, local.thinks, local.url)
+    console.print("No Ollama with a chat model runs here; the embedded engine will answer.")
+    if not engine.is_installed():
+        fail(_NO_ENGINE)
+    return Plan(model.NAME, gguf=have_model(console, folder, may_download=may_download))
+
+
+def _start(console: Console, fleet: DemoFleet, plan: Plan, wanted_port: int) -> None:
+    if wanted_port not in (0, fleet.port):
+        console.print(f"Port {wanted_port} is in use; the demo takes {fleet.port}.")
+    with console.status("starting the router and its nodes"):
+        fleet.start_router()
+        if plan.gguf is None:
+            fleet.start_node(_NODES[0], plan.ollama_url)
+        else:
+            urls = fleet.start_engines(plan.gguf, plan.model, len(_NODES))
+            for name, url in zip(_NODES, urls, strict=True):
+                fleet.start_node(name, url)
+        fleet.wait_for(plan.model)
+    names = " and ".join(fleet.nodes)
+    console.print(f"The herd is up at {fleet.url}: {names} with {plan.model}.\n")
+
+
+def _ask(console: Console, fleet: DemoFleet, plan: Plan) -> None:
+    console.print(f"[bold]> {chat.PROMPT}[/bold]\n")
+    waiting = console.status("waiting for the first token")
+    waiting.start()
+
+    def show(piece: str) -> None:
+        waiting.stop()
+        console.print(piece, end="", markup=False)
+
+    try:
+        answer = chat.ask(fleet.url, chat.request_body(plan.model, thinks=plan.thinks), show)
+    finally:
+        waiting.stop()
+        console.print("\n")
+    console.print(
+        f"[bold]{answer.node}[/bold] answered: first token after {answer.ttft_s:.2f} s, "
+        f"{answer.tokens} tokens at {answer.tokens_per_s:.0f} tokens/s."
+    )
+
+
+def _stay(console: Console, fleet: DemoFleet, plan: Plan) -> None:
+    body = json.dumps({"model": plan.model, "messages": [{"role": "user", "content": "Hello"}]})
+    console.print(
+        f"""
+Ollama API       {fleet.url}
+OpenAI base URL  {fleet.url}/v1
+Fleet status     {fleet.url}/fleet/status
+
+Try:  curl {fleet.url}/api/chat -d '{body}'
+
+Ctrl-C ends the demo.""",
+        markup=False,
+    )
+    while True:
+        fleet.check()
+        time.sleep(_CHECK_S)
+
+
+def _console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a Windows pipe cannot write every character
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _take_signals() -> None:
+    """The first signal unwinds, and with it all children end; a second one ends at once.
+
+    The children then follow by themselves: their stdin ends with this process.
+    """
+    signalled: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None, /) -> None:
+        signalled.append(number)
+        if len(signalled) > 1:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

@@ -108,7 +108,7 @@ def default_text(field: FieldInfo) -> str:
 def _read_file(kind: type[Settings], file: Path) -> Mapping[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None

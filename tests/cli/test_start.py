@@ -1,0 +1,112 @@
+"""The commands as a user starts them: version, wrong settings, and what is loaded when."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {"herd": "ollama_herd.cli.herd", "herd-node": "ollama_herd.cli.node"}
+
+
+def start(
+    command: str, *arguments: str, home: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HERD_")}
+    env |= {"HERD_HOME": str(home), "COLUMNS": "200"} | variables
+    return subprocess.run(
+        [sys.executable, "-m", COMMANDS[command], *arguments],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("arguments", [["--version"], ["--log-level", "info", "--version"]])
+def test_version(command: str, arguments: list[str], tmp_path: Path) -> None:
+    ended = start(command, *arguments, home=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split()[0] == command
+    assert ended.stdout.split()[1][0].isdigit()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_version_loads_next_to_nothing(command: str) -> None:
+    """What makes a start slow is what is imported; counted, since time on a busy machine lies."""
+    code = (
+        f"import sys; before = set(sys.modules); sys.argv = ['x', '--version']\n"
+        f"from {COMMANDS[command]} import main; main()\n"
+        f"print(*sorted(name.partition('.')[0] for name in set(sys.modules) - before))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert set(ran.stdout.splitlines()[1].split()) == {"ollama_herd"}
+
+
+def test_help_does_not_load_the_router(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['herd', '--help']\n"
+        "from ollama_herd.cli.herd import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*(name for name in ('aiohttp', 'uvloop', 'sqlalchemy') if name in sys.modules))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == ""
+    assert "--log-level" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "variables", "text"),
+    [
+        ("herd", ["--port", "70000"], {}, "herd: --port = '70000' is not valid: "),
+        ("herd", [], {"HERD_PROT": "1"}, "herd: unknown variable HERD_PROT; did you mean "),
+        ("herd-node", ["--slots", "0"], {}, "--slots = '0' is not valid: "),
+        ("herd-node", ["--engine", "ftp://x"], {}, "--engine = "),
+        ("herd-node", [], {"HERD_NODE_SLOTS": "x"}, "HERD_NODE_SLOTS = 'x' is not valid: "),
+    ],
+)
+def test_a_wrong_setting_ends_with_one_line(
+    command: str, arguments: list[str], variables: dict[str, str], text: str, tmp_path: Path
+) -> None:
+    ended = start(command, *arguments, home=tmp_path, **variables)
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
+
+
+def test_a_wrong_file_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "herd.toml").write_text("prot = 1\n")
+    ended = start("herd", home=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("herd: unknown setting 'prot' in ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_unknown_option_ends_with_its_name(tmp_path: Path) -> None:
+    ended = start("herd", "--prot", "1", home=tmp_path)
+    assert ended.returncode == 2
+    assert "--prot" in ended.stderr
+
+
+def test_a_home_that_cannot_be_made_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = start("herd", "--home", str(tmp_path / "file" / "home"), home=tmp_path)
+    assert ended.returncode == 1
+    assert "cannot be used" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_options_of_the_router_do_not_go_before_a_command(tmp_path: Path) -> None:
+    ended = start("herd", "--port", "1", "demo", home=tmp_path)
+    assert ended.returncode == 2
+    assert "after 'demo'" in ended.stderr
