@@ -14,7 +14,8 @@ from ollama_herd.core.decision import (
     RouteDecision,
 )
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.load import Load, Place
+from ollama_herd.core.inflight import Place
+from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.signals import Ask, Held, Priced, price

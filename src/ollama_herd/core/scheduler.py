@@ -14,7 +14,8 @@ import msgspec
 from ollama_herd.core import learning
 from ollama_herd.core.decision import Eliminated, Rejected, RouteDecision
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.load import Load, ReplicaLoad, Running
+from ollama_herd.core.inflight import ReplicaLoad, Running
+from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view

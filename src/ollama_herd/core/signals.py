@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from math import exp
 
 from ollama_herd.core import hardware as hw
-from ollama_herd.core.load import Load, NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.inflight import NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, Node
 from ollama_herd.core.predict import attention_tokens

@@ -1,0 +1,226 @@
+"""What runs on a replica and on a node, and what is believed of them: the parts of `Load`.
+
+Changed by `Load` alone. Times are router monotonic seconds.
+"""
+
+from math import exp
+
+from ollama_herd.core.lengths import Lengths
+from ollama_herd.core.node import EngineKind, Node, Replica
+from ollama_herd.core.predict import NodePace, Rates, SlotKey
+from ollama_herd.core.prefix import SlotMirror
+from ollama_herd.core.request import InferenceRequest
+
+RATE_TAU_S = 300.0
+"""Memory of arrival rates and of how busy a node is (routing study)."""
+
+BUSY_SHARE_MAX = 0.95
+
+
+class Running:
+    """One granted request on its replica."""
+
+    __slots__ = (
+        "cached",
+        "client",
+        "dirty_s",
+        "dispatched_s",
+        "first_byte_s",
+        "first_due_s",
+        "is_alone",
+        "is_cache_known",
+        "is_cold",
+        "is_prefill_clean",
+        "node",
+        "output",
+        "prefill_s",
+        "progress_s",
+        "prompt",
+        "replica",
+        "request",
+        "stall_s",
+        "step_s",
+        "tokens",
+    )
+
+    def __init__(self, request: InferenceRequest, replica: "ReplicaLoad", now_s: float) -> None:
+        self.request = request
+        self.replica = replica
+        self.node = replica.node
+        self.dispatched_s = now_s
+        self.first_byte_s = -1.0
+        self.first_due_s = now_s
+        self.tokens = 0
+        self.prompt = 1.0
+        self.cached = 0.0
+        self.output = 0.0
+        self.prefill_s = 0.0  # predicted, without the node's bias
+        self.step_s = 0.0  # predicted, without the node's bias
+        self.stall_s = 0.0
+        self.is_cold = False
+        self.is_alone = True
+        self.is_prefill_clean = True
+        self.is_cache_known = True
+        self.progress_s = 0.0
+        self.dirty_s = 0.0
+
+
+class ReplicaLoad:
+    """One runner of one engine: its requests, its believed state, its learned rates."""
+
+    __slots__ = (
+        "arrivals_at_s",
+        "arrivals_per_s",
+        "barred_until_s",
+        "changed_s",
+        "context_length",
+        "failures",
+        "is_hot",
+        "is_reported_hot",
+        "key",
+        "learned_slots",
+        "loading_until_s",
+        "mirror",
+        "node",
+        "options",
+        "out_since_s",
+        "overlaps",
+        "plan",
+        "plan_version",
+        "progress_s",
+        "rates",
+        "replica",
+        "running",
+        "slots",
+    )
+
+    def __init__(self, replica: Replica, node: "NodeLoad", rates: Rates) -> None:
+        self.key: SlotKey = replica.slot_key
+        self.replica = replica
+        self.node = node
+        self.rates = rates
+        self.slots = 1
+        self.learned_slots = 1
+        self.overlaps = 0
+        self.running: dict[str, Running] = {}
+        self.is_hot = False
+        self.is_reported_hot = False
+        self.loading_until_s = 0.0
+        self.context_length = 0
+        self.options: tuple[tuple[str, int | bool], ...] | None = None  # None: loaded by others
+        self.changed_s = float("-inf")
+        self.progress_s = 0.0
+        self.mirror = SlotMirror()
+        self.arrivals_per_s = 0.0
+        self.arrivals_at_s = 0.0
+        self.failures = 0
+        self.barred_until_s = 0.0
+        self.out_since_s: float | None = None
+        # What would have to go for this model to load, kept by `signals` while it holds.
+        self.plan = (0.0, 0.0)
+        self.plan_version: tuple[int, Node | None, int] = (-1, None, 0)
+
+    def rate_per_s(self, now_s: float) -> float:
+        """Arrivals of this model here, a second."""
+        if not self.arrivals_per_s:
+            return 0.0
+        return self.arrivals_per_s * exp((self.arrivals_at_s - now_s) / RATE_TAU_S)
+
+    def became_cold(self) -> None:
+        """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""
+        self.is_hot = False
+        self.loading_until_s = 0.0
+        self.context_length = 0
+        self.options = None
+        self.mirror.clear()
+
+    def begin_loading(
+        self, options: tuple[tuple[str, int | bool], ...], until_s: float, now_s: float
+    ) -> None:
+        """A request that makes the engine (re)load the model is on its way."""
+        if self.replica.kind is EngineKind.OPENAI:
+            return
+        self.became_cold()
+        self.options = options
+        self.context_length = int(dict(options).get("num_ctx", 0))
+        self.loading_until_s = max(until_s, now_s + 1e-3)
+        self.node.loading_until_s = max(self.node.loading_until_s, self.loading_until_s)
+
+    def set_slots(self) -> None:
+        reported = self.replica.slots
+        self.slots = max(1, reported) if reported is not None else self.learned_slots
+        if self.replica.kind is EngineKind.OLLAMA and self.replica.model.capabilities == (
+            "embedding",
+        ):
+            self.slots = 1  # Ollama runs embedding models without parallel sequences
+
+
+class NodeLoad:
+    """One machine: what runs on it and how busy it has been."""
+
+    __slots__ = (
+        "active",
+        "advanced_s",
+        "busy_at_s",
+        "busy_share",
+        "dirty_s",
+        "in_flight",
+        "lengths",
+        "loading_until_s",
+        "node",
+        "pace",
+        "prefilling",
+        "replicas",
+        "version",
+    )
+
+    def __init__(self, node: Node, pace: NodePace, lengths: Lengths) -> None:
+        self.node = node
+        self.pace = pace
+        self.lengths = lengths
+        self.replicas: dict[SlotKey, ReplicaLoad] = {}
+        self.active: dict[SlotKey, ReplicaLoad] = {}
+        self.in_flight = 0
+        self.prefilling = 0
+        self.loading_until_s = 0.0
+        self.dirty_s = 0.0
+        self.advanced_s = 0.0
+        self.busy_share = 0.0
+        self.busy_at_s = 0.0
+        self.version = 0
+
+    def advance(self, now_s: float) -> None:
+        """Account the time since the last event: decode progress, and what made it unclean."""
+        passed = now_s - self.advanced_s
+        self.advanced_s = now_s
+        models = len(self.active)
+        if not models or passed <= 0:
+            return
+        if models > 1 or self.prefilling:
+            self.dirty_s += passed
+        for replica in self.active.values():
+            batch = 1 + self.pace.alpha * (len(replica.running) - 1)
+            replica.progress_s += passed / (batch * models)
+
+    def add_busy(self, stay_s: float, slots: int) -> None:
+        """A request that will stay so long was sent here."""
+        share = self.busy_share + stay_s / slots / RATE_TAU_S
+        self.busy_share = min(BUSY_SHARE_MAX, share)
+
+    def decay(self, now_s: float) -> None:
+        """Let the busy share fade."""
+        passed = now_s - self.busy_at_s
+        self.busy_at_s = now_s
+        if passed > 0 and self.busy_share:
+            self.busy_share *= exp(-passed / RATE_TAU_S)
+
+
+class Place:
+    """Where a request may go: a replica with its own and its node's load."""
+
+    __slots__ = ("load", "node", "replica")
+
+    def __init__(self, replica: Replica, load: ReplicaLoad) -> None:
+        self.replica = replica
+        self.load = load
+        self.node = load.node
