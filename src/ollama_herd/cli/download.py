@@ -95,3 +95,12 @@ def _lines(console: Console) -> model.Progress:
             console.print(f"{doing}: {100 * done_bytes // total_bytes} %")
 
     return show
+
+
+def main() -> None:
+    """`python -m ollama_herd.cli.download FOLDER`: have the model there; for the Makefile."""
+    print(have_model(Console(), Path(sys.argv[1]), may_download=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

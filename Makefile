@@ -1,0 +1,69 @@
+# Everything a newcomer needs: make and Python >= 3.11 with venv. The rest installs itself.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SYNCED := $(VENV)/.synced
+# The demo and the tests share one folder, so that the model is downloaded once and the home of a
+# herd that you really use stays out of it.
+DEMO_HOME := $(CURDIR)/.demo
+GGUF := $(DEMO_HOME)/demo/SmolLM2-135M-Instruct.Q4_1.gguf
+HERD_TEST_GGUF ?= $(GGUF)
+PYTEST_ARGS ?=
+CODE := src tests bench
+
+PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then echo $$python; break; fi; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types fmt bench clean setup
+.DELETE_ON_ERROR:
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 10
+
+demo: $(SYNCED) ## a router, two nodes and a real model on this machine (ONCE=1 ends after the answer)
+	HERD_HOME="$(DEMO_HOME)" $(BIN)/herd demo --yes $(if $(ONCE),--once)
+
+test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
+	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)
+
+check: lint types test ## format, lint, types, and all tests: architecture and docs are among them
+
+lint: $(SYNCED)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: $(SYNCED)
+	$(BIN)/mypy
+
+fmt: $(SYNCED) ## format the code and mend what can be mended
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(SYNCED) ## measure the herd beside nginx (ARGS=--quick for a short look)
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean: ## remove all that was installed, downloaded and built here
+	rm -rf $(VENV) "$(DEMO_HOME)" dist build .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis .benchmarks
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(SYNCED) ## install only
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python >= 3.11 with venv was found. Install one (Debian, Ubuntu: apt install" \
+		"python3-venv; macOS: brew install python), or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(SYNCED): pyproject.toml uv.lock | $(BIN)/python
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON_DOWNLOADS=never \
+		$(BIN)/uv sync --frozen --all-extras --all-groups --inexact
+	@touch $@
+
+$(GGUF): | $(SYNCED)
+	$(BIN)/python -m ollama_herd.cli.download "$(dir $@)"
