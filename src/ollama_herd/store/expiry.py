@@ -1,0 +1,132 @@
+"""Deletes old traces, as configured and announced in the log; belongs to the writer thread.
+
+One step deletes few rows in one short transaction, so new traces never wait long behind it.
+"""
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, Engine, delete, func, select, union
+
+from ollama_herd.clock import now_s
+from ollama_herd.store.schema import labels, traces, trend_ttfts, trends
+
+STEP_ROWS = 500
+"""Rows a step: a few milliseconds."""
+
+MINUTE_TRENDS_S = 2 * 86400.0
+"""Minutes are looked at for today and yesterday; hours are kept as long as HOUR_TRENDS_S."""
+
+HOUR_TRENDS_S = 400 * 86400.0
+"""A year and a month, to compare with the year before. Counts only: a few MB a year."""
+
+PRUNED_LABELS = 10_000
+"""Below so many labels (about 1 MB) it is not worth reading all traces to find unused ones."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What to keep: traces younger than `days`, and the newest `max_rows`; 0 keeps everything."""
+
+    days: float = 30.0
+    max_rows: int = 2_000_000
+
+
+class Expiry:
+    """`look()` finds out what is too much, `step()` deletes some of it, `finish()` sweeps up."""
+
+    def __init__(self, engine: Engine, retention: Retention) -> None:
+        self._engine = engine
+        self._retention = retention
+        self._oldest_s = float("-inf")
+        self._excess = 0
+        self._deleted = 0
+
+    def look(self) -> None:
+        """Count what has to go and announce it. Raises SQLAlchemyError."""
+        with self._engine.begin() as connection:
+            total = connection.execute(select(func.count()).select_from(traces)).scalar_one()
+            aged = 0
+            if self._retention.days > 0:
+                self._oldest_s = now_s() - self._retention.days * 86400.0
+                aged = connection.execute(
+                    select(func.count()).where(traces.c.started_at < self._oldest_s)
+                ).scalar_one()
+            if self._retention.max_rows > 0:
+                self._excess = max(0, total - aged - self._retention.max_rows)
+            _delete_old_trends(connection)
+        if aged or self._excess:
+            _log.info(
+                "deleting old traces",
+                older_than_days=self._retention.days,
+                too_old=aged,
+                max_rows=self._retention.max_rows,
+                too_many=self._excess,
+                kept=total - aged - self._excess,
+            )
+
+    def step(self) -> bool:
+        """Delete a few rows; False when nothing is left to do. Raises SQLAlchemyError."""
+        with self._engine.begin() as connection:
+            count = self._delete_aged(connection)
+            if not count and self._excess > 0:
+                count = _delete_oldest(connection, min(self._excess, STEP_ROWS))
+                self._excess = self._excess - count if count else 0
+        self._deleted += count
+        return bool(count)
+
+    def finish(self) -> bool:
+        """After the last step; True when texts without a trace were dropped, whose numbers must
+        be forgotten. Raises SQLAlchemyError.
+        """
+        if not self._deleted:
+            return False
+        _log.info("deleted old traces", rows=self._deleted)
+        self._deleted = 0
+        return self._prune_labels()
+
+    def _delete_aged(self, connection: Connection) -> int:
+        if self._retention.days <= 0:
+            return 0
+        some = (
+            select(traces.c.id)
+            .where(traces.c.started_at < self._oldest_s)
+            .order_by(traces.c.started_at)
+            .limit(STEP_ROWS)
+        )
+        return connection.execute(delete(traces).where(traces.c.id.in_(some))).rowcount
+
+    def _prune_labels(self) -> bool:
+        """Drop texts that no trace has any more.
+
+        Only where this process is the only writer: another router's writer may have a number in
+        hand for a trace that it has not written yet.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return False
+        with self._engine.begin() as connection:
+            total = connection.execute(select(func.count()).select_from(labels)).scalar_one()
+            if total < PRUNED_LABELS:
+                return False
+            columns = [
+                column
+                for table in (traces, trends)
+                for column in table.columns
+                if column.name.endswith("_label")
+            ]
+            used = union(*(select(column) for column in columns))
+            connection.execute(delete(labels).where(labels.c.id.not_in(used)))
+        return True
+
+
+def _delete_oldest(connection: Connection, count: int) -> int:
+    some = select(traces.c.id).order_by(traces.c.started_at, traces.c.id).limit(count)
+    return connection.execute(delete(traces).where(traces.c.id.in_(some))).rowcount
+
+
+def _delete_old_trends(connection: Connection) -> None:
+    for step_s, kept_s in ((60, MINUTE_TRENDS_S), (3600, HOUR_TRENDS_S)):
+        for table in (trends, trend_ttfts):
+            connection.execute(
+                delete(table).where(table.c.step_s == step_s, table.c.bucket_s < now_s() - kept_s)
+            )

@@ -1,0 +1,1 @@
+"""Alembic scripts, run forward only when a database is opened."""

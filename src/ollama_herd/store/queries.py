@@ -1,0 +1,137 @@
+"""Questions about traces. Everything blocks: call it in a worker thread. Raises StoreError."""
+
+import enum
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+
+from ollama_herd.store.database import Database
+from ollama_herd.store.labels import (
+    TAGS_SPACE,
+    TEXT_SPACE,
+    number_of,
+    numbers_where,
+    stored_text,
+    tags_of,
+    texts_of,
+)
+from ollama_herd.store.schema import traces
+from ollama_herd.store.stored import StoredTrace, position_of, trace_of
+
+LARGEST_PAGE = 1000
+"""Traces a call at most."""
+
+_LABEL_COLUMNS = tuple(name for name in traces.columns.keys() if name.endswith("_label"))  # noqa: SIM118 - a column collection iterates columns
+
+
+class StatusClass(enum.StrEnum):
+    """What became of a request, coarsely."""
+
+    OK = "ok"  # 2xx and 3xx without an error
+    CLIENT_ERROR = "client_error"  # 4xx
+    SERVER_ERROR = "server_error"  # 5xx
+    CANCELLED = "cancelled"  # the client left before a status (499)
+    FAILED = "failed"  # 4xx, 5xx, or an error after the status was sent
+
+
+class TraceFilter(msgspec.Struct, frozen=True):
+    """All that is given must hold; "" and None ask for nothing. Times are seconds since 1970."""
+
+    from_s: float | None = None
+    until_s: float | None = None  # exclusive
+    model: str = ""  # served, or asked for where none served
+    node_id: str = ""
+    client: str = ""
+    key_name: str = ""
+    status: StatusClass | None = None
+    tag: str = ""
+    error: str = ""  # part of the error code, in any case
+
+
+def recent_traces(
+    database: Database, wanted: TraceFilter, limit: int = 100, before: str = ""
+) -> list[StoredTrace]:
+    """Newest first by start; `before` is the cursor of the last trace of the page before.
+
+    At most LARGEST_PAGE. Raises ValueError for a cursor that is none.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if before:
+        start, row = position_of(before)
+        conditions.append(tuple_(traces.c.started_at, traces.c.id) < tuple_(start, row))
+    with database.transaction() as connection:
+        if not _add_conditions(connection, wanted, conditions):
+            return []
+        query = (
+            select(traces)
+            .where(*conditions)
+            .order_by(traces.c.started_at.desc(), traces.c.id.desc())
+            .limit(max(0, min(limit, LARGEST_PAGE)))
+        )
+        rows = connection.execute(query).mappings().all()
+        return _spelt_out(connection, rows)
+
+
+def find_trace(database: Database, request_id: str) -> StoredTrace | None:
+    """The trace of a request, the newest if there are several."""
+    with database.transaction() as connection:
+        query = (
+            select(traces)
+            .where(traces.c.request_id == request_id)
+            .order_by(traces.c.id.desc())
+            .limit(1)
+        )
+        found = _spelt_out(connection, connection.execute(query).mappings().all())
+        return found[0] if found else None
+
+
+def _add_conditions(
+    connection: Connection, wanted: TraceFilter, conditions: list[ColumnElement[bool]]
+) -> bool:
+    """False when nothing can match, since a text asked for was never stored."""
+    if wanted.from_s is not None:
+        conditions.append(traces.c.started_at >= wanted.from_s)
+    if wanted.until_s is not None:
+        conditions.append(traces.c.started_at < wanted.until_s)
+    for column, text in (
+        (traces.c.model_label, wanted.model),
+        (traces.c.node_label, wanted.node_id),
+        (traces.c.client_label, wanted.client),
+        (traces.c.key_label, wanted.key_name),
+    ):
+        if text:
+            number = number_of(connection, text)
+            if number is None:
+                return False
+            conditions.append(column == number)
+    if wanted.status is not None:
+        conditions.append(_status_is(wanted.status))
+    if wanted.tag:
+        tag = stored_text(wanted.tag)
+        found = numbers_where(connection, TAGS_SPACE, tag, lambda text: tag in tags_of(text))
+        conditions.append(traces.c.tags_label.in_(found))
+    if wanted.error:
+        found = numbers_where(connection, TEXT_SPACE, wanted.error)
+        conditions.append(traces.c.error_label.in_(found))
+    return True
+
+
+def _status_is(wanted: StatusClass) -> ColumnElement[bool]:
+    status = traces.c.status
+    match wanted:
+        case StatusClass.OK:
+            return and_(status < 400, traces.c.error_label == 0)
+        case StatusClass.CLIENT_ERROR:
+            return and_(status >= 400, status < 500, status != 499)
+        case StatusClass.SERVER_ERROR:
+            return status >= 500
+        case StatusClass.CANCELLED:
+            return status == 499
+        case StatusClass.FAILED:
+            return and_(or_(status >= 400, traces.c.error_label != 0), status != 499)
+
+
+def _spelt_out(connection: Connection, rows: Any) -> list[StoredTrace]:
+    texts = texts_of(connection, {row[name] for row in rows for name in _LABEL_COLUMNS})
+    return [trace_of(row, texts) for row in rows]

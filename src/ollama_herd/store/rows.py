@@ -1,0 +1,152 @@
+"""Traces as rows. Runs for every request, in the writer thread; see `bench/bench_store.py`.
+
+Of a decision is kept what explains it; addresses and relay keys of nodes are not.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ollama_herd.core.routing import RouteDecision
+from ollama_herd.core.trace import Trace
+from ollama_herd.store.labels import LABEL_CHARS, LabelNumbers, stored_text
+from ollama_herd.store.schema import traces
+
+KEPT_CANDIDATES = 16
+"""Candidates (and as many eliminated replicas) kept of a decision, cheapest first: on a fleet of
+fifty nodes the rest would make up nine tenths of the database. Their number is kept."""
+
+LARGEST_JSON_BYTES = 32 * 1024
+"""A JSON column beyond this has its texts and lists cut: someone is playing tricks, a decision of
+KEPT_CANDIDATES has 3 KB."""
+
+ROW_COLUMNS = tuple(column.name for column in traces.columns if column.name != "id")
+
+_LARGEST_INT = 2**63 - 1
+
+_encode = msgspec.json.Encoder().encode
+_astuple = msgspec.structs.astuple
+
+
+class Entry(NamedTuple):
+    """A trace on its way to the database, with what is known beside it."""
+
+    trace: Trace
+    key_name: str = ""
+    reason: str = ""
+    predicted_ttft_ms: float | None = None
+    predicted_total_ms: float | None = None
+
+
+def row_of(entry: Entry, numbers: LabelNumbers) -> tuple[Any, ...]:
+    """The values of ROW_COLUMNS. Unknown labels are stored, which may raise SQLAlchemyError."""
+    trace, key_name, reason, predicted_ttft_ms, predicted_total_ms = entry
+    request = trace.request
+    served = trace.model_served
+    usage = trace.usage
+    prompt_tokens, output_tokens, load_ms, prefill_ms, decode_ms, done_reason = (
+        (None, None, None, None, None, "") if usage is None else _astuple(usage)
+    )
+    detail = (
+        request.stream,
+        request.prompt_tokens,
+        request.max_tokens,
+        request.load_options,
+        request.priority,
+        request.fallback_models,
+        request.is_load_only,
+        done_reason,
+        None if trace.refusal is None else _astuple(trace.refusal),
+    )
+    return (
+        request.request_id,
+        trace.started_s,
+        numbers[request.client],
+        numbers[key_name],
+        numbers[request.dialect],
+        numbers[request.path],
+        numbers[request.kind],
+        numbers[request.model],
+        numbers[served or request.model_key],
+        numbers[served],
+        numbers[trace.node_id],
+        trace.status,
+        numbers[trace.error],
+        numbers[trace.tags],
+        reason,
+        trace.queue_ms,
+        trace.ttft_ms,
+        trace.total_ms,
+        prefill_ms,
+        decode_ms,
+        load_ms,
+        predicted_ttft_ms,
+        predicted_total_ms,
+        prompt_tokens,
+        output_tokens,
+        len(trace.attempts),
+        _json(detail),
+        None if trace.decision is None else _json(_kept(trace.decision)),
+        _json([_astuple(attempt) for attempt in trace.attempts]),
+    )
+
+
+def _kept(decision: RouteDecision) -> tuple[Any, ...]:
+    candidates = []
+    for candidate in decision.candidates[:KEPT_CANDIDATES]:
+        replica = candidate.replica
+        candidates.append(
+            (
+                replica.node_id,
+                replica.engine_id,
+                replica.model.name,
+                replica.loaded is not None,
+                candidate.starts_now,
+                _astuple(candidate.cost),
+            )
+        )
+    return (
+        decision.model_key,
+        candidates,
+        [_astuple(rejected) for rejected in decision.eliminated[:KEPT_CANDIDATES]],
+        len(decision.candidates),
+        len(decision.eliminated),
+    )
+
+
+def _json(value: Any) -> str:
+    try:
+        encoded = _encode(value)
+    except (UnicodeEncodeError, OverflowError):
+        encoded = _encode(_cut(value))
+    if len(encoded) > LARGEST_JSON_BYTES:
+        encoded = _encode(_cut(value))
+    return encoded.decode()
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return stored_text(value)
+    if isinstance(value, (list, tuple)):
+        return [_cut(item) for item in value[:KEPT_CANDIDATES]]
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        return _LARGEST_INT
+    return value
+
+
+def cleaned(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row with what a database refuses replaced; for a batch that was refused."""
+    return tuple(_clean(value) for value in row)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        if len(value) <= LABEL_CHARS:
+            return stored_text(value)
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, int):
+        return max(-_LARGEST_INT, min(value, _LARGEST_INT))
+    if isinstance(value, float) and not math.isfinite(value):
+        return -1.0
+    return value
