@@ -47,6 +47,7 @@ class Generation:
         path, counters = request.path, self._state.counters
         counters.received += 1
         counters.by_path[path] += 1
+        self._state.changed()
         rule = self._state.take_fault(path, is_inference=True)
         try:
             if rule is not None and rule.fault in BEFORE_FIRST_BYTE:

@@ -78,6 +78,7 @@ class FakeOpenAI(FakeOllama):
         counters = self.counters
         counters.received += 1
         counters.by_path[request.path] += 1
+        self.state.changed()
         rule = self.state.take_fault(request.path, is_inference=True)
         try:
             await self._generate(request, reply, rule)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+OLLAMA = Path(__file__).parent.parent / "golden" / "ollama"
+LLAMACPP = Path(__file__).parent.parent / "golden" / "llamacpp"
+
 _REQUEST = b"##### REQUEST (raw)\n"
 _RESPONSE = b"\n\n##### RESPONSE (raw)\n"
 _NOTES = b"\n\n##### NOTES\n"

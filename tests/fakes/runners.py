@@ -59,6 +59,7 @@ class Runners:
         counters = self._state.counters
         begun_s = clock.monotonic_s()
         counters.waiting += 1
+        self._state.changed()
         try:
             runner = await self._fitting(model, options)
             load_s = clock.monotonic_s() - begun_s

@@ -13,11 +13,10 @@ import pytest
 from ollama_herd import clock
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client, Response, call
-from tests.fakes.recordings import read
+from tests.fakes.recordings import OLLAMA, read
 from tests.fakes.replay import parse_response
 from tests.fakes.state import Counters, Fault, Scripted, Settings
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "ollama"
 FOR_EVER = {"num_predict": -1}
 
 
@@ -132,7 +131,7 @@ def test_queue_full_only_for_requests_that_need_a_load(fake: FakeOllama) -> None
     others = [start_chat(fake, model="tiny-b") for _ in range(2)]
     fake.wait_for(lambda c: c.waiting == 5)
     refused = chat(fake, model="tiny-c:270m")
-    recorded = parse_response(read(GOLDEN / "333_queuefull_other_model_1.txt").response)
+    recorded = parse_response(read(OLLAMA / "333_queuefull_other_model_1.txt").response)
     assert (refused.status, refused.body) == (recorded.status, recorded.body)
     for client in [running, *same, *others]:
         client.close()
@@ -166,12 +165,12 @@ def test_unload_and_keep_alive(fake: FakeOllama) -> None:
 def test_runner_dies_mid_stream_as_recorded(fake: FakeOllama) -> None:
     fake.fail_next(Fault.ERROR_MID_STREAM, after_tokens=2)
     said = chat(fake)
-    real = parse_response(read(GOLDEN / "321_runner_killed_midstream.txt").response)
+    real = parse_response(read(OLLAMA / "321_runner_killed_midstream.txt").response)
     assert said.is_whole
     assert said.chunks[-1] == real.chunks[-1]
     fake.fail_next(Fault.ERROR_MID_STREAM)
     whole = chat(fake, stream=False)
-    real = parse_response(read(GOLDEN / "323_runner_killed_nostream.txt").response)
+    real = parse_response(read(OLLAMA / "323_runner_killed_nostream.txt").response)
     assert (whole.status, whole.body) == (real.status, real.body)
     fake.fail_next(Fault.ERROR_MID_STREAM, after_tokens=2)
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}

@@ -1,22 +1,20 @@
 """The fake llama.cpp server against the recorded one, for the routes it claims."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fakes.openai_engine import FakeOpenAI
 from tests.fakes.raw import exchange
-from tests.fakes.recordings import Recording, read_all
+from tests.fakes.recordings import LLAMACPP, Recording, read_all
 from tests.fakes.replay import parse_response
 from tests.fakes.shapes import body_shape
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "llamacpp"
 OTHER_WORDS = {"024_v1_chat_bad_json", "025_v1_chat_no_messages", "026_v1_chat_empty"}
 OTHER_FIELDS = {"002_get_v1_models", "085_embeddings_pooling"}
 NOT_CLAIMED = {"039_v1_messages", "047_ctx_overflow", "070_key_missing", "085_embeddings_pooling"}
-RECORDINGS = [r for r in read_all(GOLDEN) if r.name not in NOT_CLAIMED]
+RECORDINGS = [r for r in read_all(LLAMACPP) if r.name not in NOT_CLAIMED]
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,15 @@
 """The fake Ollama against the real one: recorded requests are sent to it, answers compared."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Response, exchange
-from tests.fakes.recordings import Recording, read_all
+from tests.fakes.recordings import OLLAMA, Recording, read_all
 from tests.fakes.replay import parse_response
 from tests.fakes.shapes import body_shape, error_text
 from tests.fakes.state import Scripted
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "ollama"
 
 NOT_CLAIMED = {
     "012_show": "the real answer lists every tensor and setting of a real file",
@@ -58,7 +55,7 @@ TOOL_CALLS = {
 }
 PLAIN_TEXT = {"097_toolcall_result_roundtrip"}
 
-RECORDINGS = [r for r in read_all(GOLDEN) if r.name not in NOT_CLAIMED]
+RECORDINGS = [r for r in read_all(OLLAMA) if r.name not in NOT_CLAIMED]
 
 
 @pytest.fixture(scope="module")

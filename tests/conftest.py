@@ -1,0 +1,21 @@
+"""Shared by all tests: when one fails, the logs of the processes it used are shown."""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import LOGGING
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
+    """Add what each running process logged lately to the report of a failure."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        report.sections += [
+            (f"log of {process.name}", process.log()[-6000:]) for process in LOGGING
+        ]
+    return report

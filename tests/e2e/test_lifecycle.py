@@ -1,0 +1,251 @@
+"""Nodes and routers that die, come back, and are told to stop."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ollama_herd import clock
+from tests.e2e.processes import Herd, Node, wait_until
+from tests.fakes.models import model
+from tests.fakes.ollama import FakeOllama
+from tests.fakes.raw import Client, Response
+from tests.fakes.state import Settings
+
+FAST = {"HERD_HEARTBEAT_S": "0.3"}
+SHUTDOWN_S = 5.0
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeOllama]:
+    models = [model("qwen3:0.6b"), model("llama3.2")]
+    with FakeOllama(models, Settings(is_frozen=True)).in_thread() as fake:
+        yield fake
+
+
+@pytest.fixture
+def herd(tmp_path: Path) -> Iterator[Herd]:
+    with Herd(tmp_path, env=FAST).ready() as running:
+        yield running
+
+
+def start_node(folder: Path, herd_port: int, engine: FakeOllama, name: str = "n1") -> Node:
+    return Node(folder, name, f"http://127.0.0.1:{herd_port}", [engine.url])
+
+
+def chat(herd: Herd, name: str = "llama3.2", **fields: object) -> Response:
+    body = {"model": name, "messages": [{"role": "user", "content": "hi"}], **fields}
+    return herd.call("POST", "/api/chat", body)
+
+
+def test_killed_node_goes_late_then_offline_and_comes_back(
+    tmp_path: Path, herd: Herd, engine: FakeOllama
+) -> None:
+    with start_node(tmp_path, herd.port, engine) as node:
+        herd.wait_models("llama3.2:latest")
+        known = herd.node("n1")
+        node.kill()
+        herd.wait_node("n1", "late")
+        herd.wait_node("n1", "offline")
+        refused = chat(herd)
+        assert refused.status == 503
+        assert "n1" in refused.json()["error"]
+        assert chat(herd, "nope").status == 404
+    with start_node(tmp_path, herd.port, engine):
+        herd.wait_node("n1", "online", 20)
+        assert chat(herd).status == 200
+        back = herd.node("n1")
+        assert known is not None
+        assert back is not None
+        assert back["node_id"] == known["node_id"]
+        assert herd.status()["nodes_total"] == 1
+
+
+def test_node_says_goodbye(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
+    with start_node(tmp_path, herd.port, engine) as node:
+        herd.wait_models("llama3.2:latest")
+        status, took_s = node.terminate()
+        assert status == 0
+        assert took_s < SHUTDOWN_S
+        herd.wait_node("n1", "offline", 2)
+
+
+def test_node_shuts_down_while_it_waits_for_a_router(tmp_path: Path, engine: FakeOllama) -> None:
+    with Node(tmp_path, "lonely", "http://127.0.0.1:9", [engine.url]) as node:
+        wait_until(lambda: "127.0.0.1:9" in node.log(), 20, "a line about the missing router")
+        status, took_s = node.terminate()
+        assert status == 0
+        assert took_s < SHUTDOWN_S
+
+
+def test_new_models_and_dead_engines_are_noticed(
+    tmp_path: Path, herd: Herd, engine: FakeOllama
+) -> None:
+    with start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        extra = model("gemma3:1b")
+        engine.models[extra.key] = extra
+        herd.wait_models("gemma3:1b", timeout_s=40)
+        assert chat(herd, "gemma3:1b").status == 200
+        engine.refuse()
+        herd.wait_status(
+            lambda s: all(e["error"] for n in s["nodes"] for e in n["engines"]),
+            "the dead engine to be noticed",
+            30,
+        )
+        assert chat(herd).status == 503
+        engine.listen()
+        herd.wait_models("llama3.2:latest", timeout_s=40)
+        assert chat(herd).status == 200
+
+
+def test_node_waits_for_its_engine(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
+    engine.refuse()
+    with start_node(tmp_path, herd.port, engine):
+        herd.wait_status(lambda s: s["nodes_total"] == 1, "the node without an engine", 20)
+        assert chat(herd).status in (404, 503)
+        engine.listen()
+        herd.wait_models("llama3.2:latest", timeout_s=40)
+
+
+def test_restarted_router_answers_at_once(tmp_path: Path, engine: FakeOllama) -> None:
+    with Herd(tmp_path, env=FAST).ready() as first, start_node(tmp_path, first.port, engine):
+        first.wait_models("llama3.2:latest")
+        port = first.port
+        tags = first.call("GET", "/api/tags").body
+        # What it knows is on disk soon after it is known, so a crash does not lose it.
+        wait_until((first.home / "herd.db").exists, 10, "the store")
+        assert chat(first).status == 200
+        first.terminate()
+        with Herd(tmp_path, port=port, env=FAST).ready() as second:
+            assert second.call("GET", "/api/tags").body == tags
+            assert chat(second).status == 200
+            second.wait_node("n1", "online", 20)
+            assert chat(second).status == 200
+
+
+def test_killed_router_remembers_its_fleet(tmp_path: Path, engine: FakeOllama) -> None:
+    quiet = {"HERD_HEARTBEAT_S": "60"}
+    with Herd(tmp_path, env=quiet).ready() as first:
+        port = first.port
+        with start_node(tmp_path, port, engine) as node:
+            first.wait_models("llama3.2:latest")
+            wait_until(lambda: _is_stored(first, node), 10, "the fleet to be on disk")
+            first.kill()
+            node.kill()
+    with Herd(tmp_path, port=port, env=quiet).ready() as second:
+        known = second.node("n1")
+        assert known is not None
+        assert known["status"] == "restored"
+        assert chat(second).status == 200
+
+
+def test_restored_node_that_is_gone_goes_offline(tmp_path: Path, engine: FakeOllama) -> None:
+    with Herd(tmp_path, env=FAST).ready() as first:
+        port = first.port
+        with start_node(tmp_path, port, engine) as node:
+            first.wait_models("llama3.2:latest")
+            wait_until(lambda: _is_stored(first, node), 10, "the fleet to be on disk")
+            node.kill()
+            first.terminate()
+    with Herd(tmp_path, port=port, env=FAST).ready() as second:
+        second.wait_node("n1", "offline", 15)
+
+
+def test_another_node_key_is_refused(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
+    with start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        node = herd.node("n1")
+        assert node is not None
+        report = {"node_id": node["node_id"], "boot": 9_999_999_999_999, "seq": 1, "leaving": True}
+        headers = {"Authorization": "Bearer somebody-else"}
+        answer = herd.call("POST", "/fleet/heartbeat", report, headers)
+        assert answer.status == 403
+        assert "another key" in answer.json()["error"]
+        assert chat(herd).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_router_drains_running_streams(
+    tmp_path: Path, engine: FakeOllama, number: signal.Signals
+) -> None:
+    engine.settings.token_ms = 20
+    with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        with Client(herd.port) as client, Client(herd.port) as idle:
+            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": 60}}
+            client.ask("POST", "/api/generate", ask)
+            engine.wait_for(lambda c: c.tokens > 3)
+            begun_s = clock.monotonic_s()
+            herd.signal(number)
+            answer = client.read()
+            assert answer.is_whole
+            assert answer.lines()[-1]["done"] is True
+            assert herd.popen.wait(SHUTDOWN_S) == 0
+            assert clock.monotonic_s() - begun_s < SHUTDOWN_S
+            assert idle.closed_by_peer(1)
+
+
+def test_router_cuts_streams_that_do_not_end(tmp_path: Path, engine: FakeOllama) -> None:
+    engine.settings.token_ms = 20
+    with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        with Client(herd.port) as client:
+            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
+            client.ask("POST", "/api/generate", ask)
+            engine.wait_for(lambda c: c.tokens > 3)
+            status, took_s = herd.terminate()
+            assert status == 0
+            assert took_s < SHUTDOWN_S
+            assert not client.read().is_whole
+        engine.wait_for(lambda c: c.in_flight == 0)
+
+
+def test_new_requests_are_refused_while_draining(tmp_path: Path, engine: FakeOllama) -> None:
+    engine.settings.token_ms = 20
+    with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        with Client(herd.port) as client:
+            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
+            client.ask("POST", "/api/generate", ask)
+            engine.wait_for(lambda c: c.tokens > 3)
+            herd.signal(signal.SIGTERM)
+            wait_until(lambda: _refuses(herd.port), 3, "the door to close")
+
+
+def test_second_signal_ends_at_once(tmp_path: Path, engine: FakeOllama) -> None:
+    engine.settings.token_ms = 20
+    with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        with Client(herd.port) as client:
+            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
+            client.ask("POST", "/api/generate", ask)
+            engine.wait_for(lambda c: c.tokens > 3)
+            herd.signal(signal.SIGTERM)
+            wait_until(lambda: "stopping" in herd.log(), 3, "the first signal to be taken")
+            begun_s = clock.monotonic_s()
+            herd.signal(signal.SIGTERM)
+            herd.popen.wait(2)
+            assert clock.monotonic_s() - begun_s < 0.5
+
+
+def _refuses(port: int) -> bool:
+    try:
+        with Client(port, timeout_s=1) as client:
+            client.ask("GET", "/api/version")
+            return client.read().status == 503
+    except OSError:
+        return True
+
+
+def _is_stored(herd: Herd, node: Node) -> bool:
+    """Whether the node's id has reached the store (its file or its write-ahead log)."""
+    identity = node.home / "node.json"
+    if not identity.exists():
+        return False
+    known = herd.node("n1")
+    assert known is not None
+    needle = str(known["node_id"]).encode()
+    files = herd.home.glob("herd.db*")
+    return any(b"llama3.2" in data and needle in data for data in (f.read_bytes() for f in files))
