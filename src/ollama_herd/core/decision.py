@@ -59,12 +59,14 @@ class Rejected(msgspec.Struct, frozen=True):
 class RouteDecision(msgspec.Struct, frozen=True):
     """Candidates by rising cost, and everything that was left out with its reason.
 
-    Log, trace, header and dashboard render this value.
+    Log, trace, header and dashboard render this value. `more` counts candidates that were not
+    priced in full, because a rough estimate put 64 others before them.
     """
 
     model_key: str
     candidates: tuple[Candidate, ...]
     eliminated: tuple[Rejected, ...] = ()
+    more: int = 0
 
     @property
     def winner(self) -> Candidate | None:

@@ -14,6 +14,12 @@ from ollama_herd.core.request import InferenceRequest
 RATE_TAU_S = 300.0
 """Memory of arrival rates and of how busy a node is (routing study)."""
 
+LATE_SHARE = 0.25
+"""What is late by t is expected another t/4 later: it tends to stay late."""
+
+RESERVED_S = 2.5
+"""A reservation lapses after two ticks without a word: its request left, or went elsewhere."""
+
 BUSY_SHARE_MAX = 0.95
 
 
@@ -129,7 +135,7 @@ class ReplicaLoad:
     def became_cold(self) -> None:
         """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""
         self.is_hot = False
-        self.loading_until_s = 0.0
+        self.ends_loading()
         self.context_length = 0
         self.options = None
         self.mirror.clear()
@@ -144,7 +150,15 @@ class ReplicaLoad:
         self.options = options
         self.context_length = int(dict(options).get("num_ctx", 0))
         self.loading_until_s = max(until_s, now_s + 1e-3)
-        self.node.loading_until_s = max(self.node.loading_until_s, self.loading_until_s)
+        self.node.loading = self
+        if self.node.reserved is self:
+            self.node.reserved = None
+
+    def ends_loading(self) -> None:
+        """Loaded, or given up."""
+        self.loading_until_s = 0.0
+        if self.node.loading is self:
+            self.node.loading = None
 
     def set_slots(self) -> None:
         reported = self.replica.slots
@@ -166,11 +180,13 @@ class NodeLoad:
         "dirty_s",
         "in_flight",
         "lengths",
-        "loading_until_s",
+        "loading",
         "node",
         "pace",
         "prefilling",
         "replicas",
+        "reserved",
+        "reserved_until_s",
         "version",
     )
 
@@ -182,7 +198,9 @@ class NodeLoad:
         self.active: dict[SlotKey, ReplicaLoad] = {}
         self.in_flight = 0
         self.prefilling = 0
-        self.loading_until_s = 0.0
+        self.loading: ReplicaLoad | None = None
+        self.reserved: ReplicaLoad | None = None  # next to load here; others keep out
+        self.reserved_until_s = 0.0
         self.dirty_s = 0.0
         self.advanced_s = 0.0
         self.busy_share = 0.0
@@ -202,13 +220,28 @@ class NodeLoad:
             batch = 1 + self.pace.alpha * (len(replica.running) - 1)
             replica.progress_s += passed / (batch * models)
 
+    def reserve(self, replica: ReplicaLoad, now_s: float) -> None:
+        """Let the node run dry for a model that waits for room; renewed while it waits."""
+        if self.reserved in {None, replica} or self.reserved_until_s <= now_s:
+            self.reserved = replica
+            self.reserved_until_s = now_s + RESERVED_S
+
+    def load_ahead_s(self, now_s: float) -> float:
+        """Until the load under way is done: loads on a machine happen one after the other."""
+        if self.loading is None:
+            return 0.0
+        left_s = self.loading.loading_until_s - now_s
+        return left_s if left_s > 0 else max(LATE_SHARE * -left_s, 0.1)
+
     def add_busy(self, stay_s: float, slots: int) -> None:
         """A request that will stay so long was sent here."""
         share = self.busy_share + stay_s / slots / RATE_TAU_S
         self.busy_share = min(BUSY_SHARE_MAX, share)
 
     def decay(self, now_s: float) -> None:
-        """Let the busy share fade."""
+        """Let the busy share fade, and a reservation nobody renews."""
+        if self.reserved is not None and self.reserved_until_s <= now_s:
+            self.reserved = None
         passed = now_s - self.busy_at_s
         self.busy_at_s = now_s
         if passed > 0 and self.busy_share:

@@ -11,14 +11,23 @@ UNCLEAN_SHARE = 0.1
 CONTEXT_FULL_SHARE = 0.9
 """Ollama cuts prompts that exceed the context silently; their count says nothing."""
 
+EAGER_LESSONS = 32
+LESSON_PAUSE_S = 0.05
+"""After its first lessons a replica gives at most 20 a second: a thousand tiny answers say no
+more than twenty, and learning costs more than deciding.
+"""
+
 NOTHING = Usage()
 
 
 def learn(load: Load, run: Running, usage: Usage | None, now_s: float) -> None:
     """Teach the predictor a completed request. Call after `Load.end`."""
     request = run.request
-    if request.is_load_only and usage is None:
+    rates = run.replica.rates
+    if rates.lessons >= EAGER_LESSONS and now_s - rates.taught_s < LESSON_PAUSE_S:
         return
+    rates.lessons += 1
+    rates.taught_s = now_s
     said = usage or NOTHING
     predictor = load.predictor
     lengths = predictor.lengths
@@ -49,7 +58,7 @@ def learn(load: Load, run: Running, usage: Usage | None, now_s: float) -> None:
         predicted_prefill_s=run.prefill_s,
         predicted_decode_s=run.step_s * output,
     )
-    predictor.learn(pace, run.replica.rates, seen, now_s)
+    predictor.learn(pace, rates, seen, now_s)
 
 
 def _load_s(run: Running, said: Usage) -> float | None:

@@ -5,44 +5,20 @@ moment a request went there. Heartbeats correct this only where nothing of ours 
 Written by the scheduler alone; `decide` reads it. Times are router monotonic seconds.
 """
 
-from collections.abc import Iterable, Mapping
-
-from ollama_herd.core import hardware as hw
-from ollama_herd.core.decision import Eliminated, Rejected
-from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.filters import Board, never_fits, served_digest, unusable
+from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
 from ollama_herd.core.inflight import RATE_TAU_S, NodeLoad, Place, ReplicaLoad, Running
-from ollama_herd.core.node import EngineKind, Node, NodeStatus, Replica
-from ollama_herd.core.predict import NodePace, Predictor, SlotKey
+from ollama_herd.core.node import EngineKind, Node, Replica
+from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 
 REPORT_LAG_S = 3.0
 """A report this soon after our own action may still describe the time before it."""
 
-UNCONFIRMED_LIMIT_S = 30.0
-
 FAILURES_TO_BAR = 3
 BAR_S = 5.0
 BAR_MAX_S = 60.0
 """A replica that failed so often in a row, while others answered the same requests, rests."""
-
-
-class Board:
-    """The places of one model, and who is left out whatever is asked. Rebuilt with the fleet."""
-
-    __slots__ = ("node_ids", "places", "rejected", "replicas", "unusable")
-
-    def __init__(
-        self,
-        replicas: tuple[Replica, ...],
-        unusable: tuple[Replica, ...],
-        places: list[Place],
-        rejected: tuple[Rejected, ...],
-    ) -> None:
-        self.replicas = replicas
-        self.unusable = unusable
-        self.places = places
-        self.node_ids = frozenset(place.replica.node_id for place in places)
-        self.rejected = rejected
 
 
 class Load:
@@ -62,27 +38,27 @@ class Load:
     def board(self, model_key: str, fleet: Fleet) -> Board | None:
         """The model's places; None when no node ever reported it."""
         replicas = fleet.replicas.get(model_key, ())
-        unusable = fleet.unusable.get(model_key, ())
+        gone = fleet.unusable.get(model_key, ())
         board = self._boards.get(model_key)
-        if board is not None and board.replicas is replicas and board.unusable is unusable:
+        if board is not None and board.replicas is replicas and board.unusable is gone:
             return board
-        if not replicas and not unusable:
+        if not replicas and not gone:
             self._boards.pop(model_key, None)
             return None
-        board = self._build(replicas, unusable, fleet)
+        board = self._build(replicas, gone, fleet)
         self._boards[model_key] = board
         return board
 
     def _build(
-        self, replicas: tuple[Replica, ...], unusable: tuple[Replica, ...], fleet: Fleet
+        self, replicas: tuple[Replica, ...], gone: tuple[Replica, ...], fleet: Fleet
     ) -> Board:
-        rejected = [_unusable(replica, fleet.nodes) for replica in unusable]
+        rejected = [unusable(replica, fleet.nodes) for replica in gone]
         served = served_digest(replicas)
         places = []
         for replica in replicas:
             node = fleet.nodes[replica.node_id]
             load = self._replica(node, replica)
-            refused = _never_fits(load, replica, served)
+            refused = never_fits(load, replica, served)
             if refused is None:
                 places.append(Place(replica, load))
             else:
@@ -90,16 +66,16 @@ class Load:
         # Sorted once, so that no later step depends on the order in which nodes joined.
         places.sort(key=lambda place: (place.replica.node_id, place.replica.engine_id))
         rejected.sort(key=lambda r: (r.node_id, r.engine_id))
-        return Board(replicas, unusable, places, tuple(rejected))
+        return Board(replicas, gone, places, tuple(rejected))
 
     def _replica(self, node: Node, replica: Replica) -> ReplicaLoad:
         machine = self.nodes.get(node.node_id)
         if machine is None:
-            machine = NodeLoad(node, self.predictor.pace(node), self.predictor.lengths)
+            pace = self.predictor.pace(node)
+            machine = NodeLoad(node, pace, self.predictor.lengths)
             self.nodes[node.node_id] = machine
-        elif machine.node is not node:
-            machine.node = node
-            self.predictor.pace(node)
+        if machine.node is not node:
+            self._changed(machine, node)
         key = replica.slot_key
         load = self.replicas.get(key)
         if load is None:
@@ -107,10 +83,37 @@ class Load:
             self.replicas[key] = load
             machine.replicas[key] = load
             self.by_runner.setdefault(replica.runner, []).append(load)
+            self._reported(load, replica)
+        return load
+
+    def _changed(self, machine: NodeLoad, node: Node) -> None:
+        """Take in a newer belief about the node: what its engines hold, if that changed."""
+        before = machine.node
+        machine.node = node
+        if not machine.pace.describes(node):
+            self.predictor.pace(node)
+        is_usable = node.status in USABLE
+        if node.engines is before.engines and is_usable == (before.status in USABLE):
+            return
+        machine.version += 1
+        seen = set()
+        for engine in node.engines:
+            for replica in engine_replicas(node, engine):
+                load = machine.replicas.get(replica.slot_key)
+                # Aliases share a load; the first one of the report stands for it.
+                if load is not None and load.key not in seen:
+                    seen.add(load.key)
+                    self._reported(load, replica)
+        for key, load in list(machine.replicas.items()):
+            if not load.running and (key not in seen or not is_usable):
+                load.became_cold()
+                if key not in seen:
+                    self._forget_replica(load)
+
+    def _reported(self, load: ReplicaLoad, replica: Replica) -> None:
         load.replica = replica
         load.set_slots()
-        self._believe(load, node)
-        return load
+        self._believe(load, load.node.node)
 
     def _believe(self, load: ReplicaLoad, node: Node) -> None:
         """Merge what the node said last with what we did since."""
@@ -139,41 +142,51 @@ class Load:
             load.mirror.clear()
         load.context_length = context or load.context_length
 
-    def refresh(self, fleet: Fleet, now_s: float) -> None:
-        """A tick: beliefs no report confirmed, busy shares, owners at work, forgotten nodes."""
-        self._unbar(fleet.nodes, now_s)
-        for load in list(self._unconfirmed.values()):
-            node = fleet.nodes.get(load.key[0])
-            if node is not None:
-                self._believe(load, node)
+    def sync(self, fleet: Fleet) -> None:
+        """The fleet changed: take in what nodes reported."""
+        nodes = fleet.nodes
         gone = []
         for node_id, machine in self.nodes.items():
-            node = fleet.nodes.get(node_id)
+            node = nodes.get(node_id)
             if node is None:
-                gone.append(node_id)
-                continue
-            machine.node = node
-            machine.decay(now_s)
-            _note_owner(machine.pace, node, now_s)
-            machine.pace.refresh(now_s)
-        for node_id in gone:
-            self._drop(node_id)
+                gone.append(machine)
+            elif node is not machine.node:
+                self._changed(machine, node)
+        for machine in gone:
+            self._drop(machine)
 
-    def _drop(self, node_id: str) -> None:
-        machine = self.nodes[node_id]
+    def refresh(self, fleet: Fleet, now_s: float) -> None:
+        """A tick: beliefs no report confirmed, busy shares, owners at work, rested replicas."""
+        self.sync(fleet)
+        self._unbar(now_s)
+        for load in list(self._unconfirmed.values()):
+            self._believe(load, load.node.node)
+        for machine in self.nodes.values():
+            machine.decay(now_s)
+            _note_owner(machine.pace, machine.node, now_s)
+            machine.pace.refresh(now_s)
+
+    def _drop(self, machine: NodeLoad) -> None:
+        """Forget a node that left the fleet for good, once nothing of ours runs there."""
         if machine.in_flight:
             return
+        node_id = machine.node.node_id
         del self.nodes[node_id]
         self.predictor.forget(node_id)
-        for key, load in machine.replicas.items():
-            self.replicas.pop(key, None)
-            self._unconfirmed.pop(key, None)
-            self.barred.discard(key)
-            same = self.by_runner[load.key[2]]
-            same.remove(load)
-            if not same:
-                del self.by_runner[load.key[2]]
-        self._boards.clear()
+        for load in list(machine.replicas.values()):
+            self._forget_replica(load)
+
+    def _forget_replica(self, load: ReplicaLoad) -> None:
+        key = load.key
+        del load.node.replicas[key]
+        del self.replicas[key]
+        self._unconfirmed.pop(key, None)
+        self.barred.discard(key)
+        same = self.by_runner[key[2]]
+        same.remove(load)
+        if not same:
+            del self.by_runner[key[2]]
+        self._boards.clear()  # a model's places may hold it
 
     def start(self, run: Running, now_s: float) -> None:
         """A request was sent. `run` carries the prediction made for it."""
@@ -213,7 +226,7 @@ class Load:
         if replica.is_hot and not replica.loading_until_s:
             return
         replica.is_hot = True
-        replica.loading_until_s = replica.node.loading_until_s = 0.0
+        replica.ends_loading()
         replica.node.version += 1
         if not replica.is_reported_hot:
             self._unconfirmed[replica.key] = replica
@@ -250,7 +263,7 @@ class Load:
                 self._became_hot(replica)
             elif not replica.running:
                 # The engine gives up a load nobody waits for any more.
-                replica.loading_until_s = node.loading_until_s = 0.0
+                replica.ends_loading()
 
     def unreachable(self, replica: ReplicaLoad, now_s: float) -> None:
         """A connection failed: the engine is out until its node reports anew."""
@@ -258,6 +271,7 @@ class Load:
             if load.key[1] == replica.key[1]:
                 load.out_since_s = now_s
                 self.barred.add(load.key)
+                self._unconfirmed[load.key] = load
                 if not load.running and load.replica.kind is EngineKind.OLLAMA:
                     load.became_cold()
         replica.node.version += 1
@@ -277,58 +291,14 @@ class Load:
         replica.out_since_s = None
         self.barred.discard(replica.key)
 
-    def _unbar(self, nodes: Mapping[str, Node], now_s: float) -> None:
+    def _unbar(self, now_s: float) -> None:
         for key in list(self.barred):
             load = self.replicas[key]
-            node = nodes.get(key[0])
-            if load.out_since_s is not None and node and node.last_report_s > load.out_since_s:
+            out_s = load.out_since_s
+            if out_s is not None and load.node.node.last_report_s > out_s:
                 load.out_since_s = None
             if load.out_since_s is None and load.barred_until_s <= now_s:
                 self.barred.discard(key)
-
-
-def served_digest(replicas: Iterable[Replica]) -> str:
-    """The manifest a name stands for when nodes differ: on most nodes, then the newest.
-
-    "" when no replica tells its digest.
-    """
-    nodes: dict[str, set[str]] = {}
-    newest: dict[str, str] = {}
-    for replica in replicas:
-        digest = replica.model.digest
-        if digest:
-            nodes.setdefault(digest, set()).add(replica.node_id)
-            newest[digest] = max(newest.get(digest, ""), replica.model.modified_at)
-    if not nodes:
-        return ""
-    return max(nodes, key=lambda d: (len(nodes[d]), newest[d], d))
-
-
-def _never_fits(load: ReplicaLoad, replica: Replica, served: str) -> Rejected | None:
-    digest = replica.model.digest
-    if digest and digest != served:
-        detail = f"has {digest[:12]}, the fleet serves {served[:12]}"
-        return Rejected(replica.node_id, replica.engine_id, Eliminated.DIGEST_CONFLICT, detail)
-    if replica.loaded is None and replica.kind is EngineKind.OLLAMA and replica.model.size_bytes:
-        hardware = load.node.pace.hardware
-        if not hw.fits_at_all(hardware, load.rates.scale):
-            total = (hardware.memory_bytes + hardware.vram_bytes) / hw.GB
-            detail = f"needs {load.rates.scale.size_gb:.1f} GB, has {total:.1f} GB"
-            return Rejected(replica.node_id, replica.engine_id, Eliminated.DOES_NOT_FIT, detail)
-    return None
-
-
-def _unusable(replica: Replica, nodes: Mapping[str, Node]) -> Rejected:
-    node = nodes[replica.node_id]
-    if node.status is NodeStatus.OFFLINE:
-        reason, detail = Eliminated.OFFLINE, ""
-    elif node.draining:
-        reason, detail = Eliminated.DRAINING, ""
-    else:
-        reason = Eliminated.ENGINE_ERROR
-        errors = (e.error for e in node.engines if e.engine_id == replica.engine_id)
-        detail = next(errors, "")
-    return Rejected(replica.node_id, replica.engine_id, reason, detail)
 
 
 def _mark_company(node: NodeLoad, run: Running) -> None:
@@ -346,7 +316,7 @@ def _mark_company(node: NodeLoad, run: Running) -> None:
 def _note_owner(pace: NodePace, node: Node, now_s: float) -> None:
     """Somebody uses the machine, or it throttles: expect it slower until measured."""
     foreign = node.vitals.foreign_load_percent
-    is_busy = node.vitals.throttled or (foreign is not None and foreign >= 40.0)
+    is_busy = node.vitals.throttled or (foreign is not None and foreign >= BUSY_PERCENT)
     if not is_busy:
         pace.busy_since_s = None
     elif pace.busy_since_s is None:

@@ -20,6 +20,8 @@ STEP_LIMIT = 1.6
 PRIOR_FACTOR_LN = log(8)
 """A rate never leaves a factor of eight around its prior: no sample run can drive it off."""
 
+COUNT_MAX = 1e6
+
 SPEED_GAIN = 0.35
 SPEED_LN_MIN = -2.5
 SPEED_LN_MAX = 0.1
@@ -70,17 +72,25 @@ class Estimate:
         """Move towards a sample of the quantity; nonsense (zero, infinite) is ignored."""
         if not 1e-12 < sample < 1e12 or weight <= 0:
             return
-        step = hw.clipped(log(sample) - self.ln, -STEP_LIMIT, STEP_LIMIT)
-        self.set_ln(self.ln + max(gain, 1 / (self.count + 1)) * min(weight, 1.0) * step)
-        self.count = min(self.count + min(weight, 1.0), 1e6)
+        step = log(sample) - self.ln
+        if not -STEP_LIMIT < step < STEP_LIMIT:
+            step = STEP_LIMIT if step > 0 else -STEP_LIMIT
+        weight = min(weight, 1.0)
+        count = self.count
+        self.set_ln(self.ln + max(gain, 1 / (count + 1)) * weight * step)
+        if count < COUNT_MAX:
+            self.count = count + weight
 
     def shift(self, step_ln: float) -> None:
         """Move by a factor that was inferred together with another quantity."""
         self.set_ln(self.ln + step_ln)
 
     def set_ln(self, value_ln: float) -> None:
-        low = self.prior_ln - PRIOR_FACTOR_LN
-        self.ln = hw.clipped(value_ln, low, self.prior_ln + PRIOR_FACTOR_LN)
+        away = value_ln - self.prior_ln
+        if -PRIOR_FACTOR_LN <= away <= PRIOR_FACTOR_LN:
+            self.ln = value_ln
+        else:  # also what is no number at all
+            self.ln = self.prior_ln + (PRIOR_FACTOR_LN if away > 0 else -PRIOR_FACTOR_LN)
 
     def rebase(self, prior: float) -> None:
         """The prior changed because the machine told more; what was learned stays."""
@@ -96,13 +106,25 @@ class Estimate:
 class Rates:
     """One runner on one engine of one node. The floats are what the hot path reads."""
 
-    __slots__ = ("inv_prefill_s", "load", "load_s", "prefill", "scale", "step", "step_s")
+    __slots__ = (
+        "inv_prefill_s",
+        "lessons",
+        "load",
+        "load_s",
+        "prefill",
+        "scale",
+        "step",
+        "step_s",
+        "taught_s",
+    )
 
     def __init__(self, prefill: Estimate, step: Estimate, load: Estimate) -> None:
         self.prefill = prefill  # tokens/s
         self.step = step  # s/token alone
         self.load = load  # s for a cold start
         self.scale = hw.ModelScale(hw.DEFAULT_SIZE_GB, 1.0, 1.0)
+        self.lessons = 0
+        self.taught_s = float("-inf")
         self.refresh()
 
     def refresh(self) -> None:
@@ -122,6 +144,7 @@ class NodePace:
         "bias_prefill_ln",
         "busy_ln",
         "busy_since_s",
+        "gpus",
         "hardware",
         "load_rate",
         "platform",
@@ -133,10 +156,9 @@ class NodePace:
         "speed_ln",
     )
 
-    def __init__(self, hardware: hw.Hardware, platform: Platform) -> None:
-        self.hardware = hardware
-        self.platform = platform
-        self.alpha = hw.BATCHING_SLOWDOWN[hardware.compute]
+    def __init__(self, node: Node) -> None:
+        self.describe(node)
+        hardware = self.hardware
         self.load_rate = Estimate(hw.LOAD_RATE_GB_S[hardware.compute])
         self.runners: dict[SlotKey, Rates] = {}
         self.speed_ln = 0.0
@@ -146,6 +168,21 @@ class NodePace:
         self.bias_prefill_ln = 0.0
         self.bias_decode_ln = 0.0
         self.refresh(0.0)
+
+    def describe(self, node: Node) -> None:
+        self.hardware = hw.hardware_of(node.platform, node.vitals)
+        self.platform: Platform = node.platform
+        self.gpus = len(node.vitals.gpus)
+        self.alpha = hw.BATCHING_SLOWDOWN[self.hardware.compute]
+
+    def describes(self, node: Node) -> bool:
+        """Whether the priors still rest on what the node says of itself."""
+        vitals = node.vitals
+        return (
+            node.platform is self.platform
+            and vitals.memory_total_bytes == self.hardware.memory_bytes
+            and len(vitals.gpus) == self.gpus
+        )
 
     def refresh(self, now_s: float) -> None:
         """Recompute the factors: speed is forgotten, an active owner is assumed to slow down."""
@@ -238,7 +275,7 @@ class Predictor:
         """The node's figures, made from priors when it is new, rebased when it told more."""
         found = self._paces.get(node.node_id)
         if found is None:
-            found = NodePace(hw.hardware_of(node.platform, node.vitals), node.platform)
+            found = NodePace(node)
             self._paces[node.node_id] = found
             kept = self._restored.get(node.node_id)
             if kept is not None:
@@ -293,11 +330,17 @@ class Predictor:
                 bias_prefill_ln=pace.bias_prefill_ln,
                 bias_decode_ln=pace.bias_decode_ln,
                 busy_ln=pace.busy_ln,
-                runners=tuple(_rates_state(key, rates) for key, rates in pace.runners.items()),
+                runners=self._runners_state(node_id, pace),
             )
             for node_id, pace in self._paces.items()
         ]
         return PredictorState(nodes=(*seen, *unseen), models=self.lengths.state())
+
+    def _runners_state(self, node_id: str, pace: NodePace) -> tuple[RatesState, ...]:
+        kept = self._restored.get(node_id)
+        seen = {key[1:] for key in pace.runners}
+        unseen = [r for r in kept.runners if (r.engine_id, r.runner) not in seen] if kept else []
+        return (*(_rates_state(key, rates) for key, rates in pace.runners.items()), *unseen)
 
     def restore(self, state: PredictorState) -> None:
         """Start from what an earlier run learned; bounds around the priors still hold."""
@@ -306,12 +349,11 @@ class Predictor:
         self.lengths.restore(state.models)
 
     def _rebase(self, pace: NodePace, node: Node) -> None:
-        hardware = hw.hardware_of(node.platform, node.vitals)
-        if hardware == pace.hardware:
+        before = pace.hardware
+        pace.describe(node)
+        hardware = pace.hardware
+        if hardware == before:
             return
-        pace.hardware = hardware
-        pace.platform = node.platform
-        pace.alpha = hw.BATCHING_SLOWDOWN[hardware.compute]
         pace.load_rate.rebase(hw.LOAD_RATE_GB_S[hardware.compute])
         for rates in pace.runners.values():
             rates.prefill.rebase(hw.prefill_tokens_s(hardware, rates.scale))
@@ -422,4 +464,4 @@ def _restore_rates(rates: Rates, key: SlotKey, kept: NodePaceState) -> None:
 def _restore(estimate: Estimate, ln: float, count: float) -> None:
     if count > 1:
         estimate.set_ln(ln)
-        estimate.count = hw.clipped(count, 1.0, 1e6)
+        estimate.count = hw.clipped(count, 1.0, COUNT_MAX)

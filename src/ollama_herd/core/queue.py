@@ -69,7 +69,7 @@ def view(
         places = board.places if board is not None else []
         slots = max(1, sum(place.load.slots for place in places))
         ahead_s = 0.0
-        for position, pending in enumerate(room.in_order((model_key,), running_of, now_s), 1):
+        for position, pending in enumerate(room.listed(model_key, running_of, now_s), 1):
             key = pending.likely or (places[0].load.key if places else None)
             if key is not None:
                 waiting[key] = waiting.get(key, 0) + 1

@@ -27,7 +27,7 @@ from ollama_herd.core.request import (
     RefusalKind,
     Usage,
 )
-from ollama_herd.core.routing import explain, rank
+from ollama_herd.core.routing import Ranking, explain, rank
 from ollama_herd.core.signals import Ask, Priced
 from ollama_herd.core.waiting import Pending, WaitingRoom
 
@@ -39,7 +39,11 @@ LOOKAHEAD = 8
 HELD_LOOKS = 32
 """Held requests looked at in one pass over several models; the next tick looks further."""
 
-TICK_S = 1.0
+STARVED_S = 30.0
+"""A request that waited so long for busy models to make room has its node kept free for it."""
+
+TICK_S = 0.9
+"""A little less than the second between ticks, so that jitter skips none."""
 
 FAULTS = frozenset(
     {
@@ -94,14 +98,14 @@ class Scheduler:
         if request.prefix:
             self._note_prompt(request, now_s)
         ask = Ask(request, fleet.nodes, self._load, now_s)
-        priced, rejected = rank(ask, fleet)
+        ranking = rank(ask, fleet)
+        priced = ranking.priced
         if not priced:
-            refused = self._no_place(request, rejected)
+            refused = self._no_place(request, ranking.rejected)
             if refused is not None:
                 return (Refuse(request.request_id, refused),)
         elif priced[0].starts_now and request.model_key not in self._room.models:
-            pending = Pending(request, 0.0)
-            return (self._grant(pending, ask, priced, rejected),)
+            return (self._grant(Pending(request, 0.0), ranking),)
         return self._enqueue(request, priced, now_s)
 
     def on_first_byte(self, request_id: str, now_s: float) -> None:
@@ -157,14 +161,14 @@ class Scheduler:
         self._fleet = fleet
         request = pending.request
         ask = Ask(request, fleet.nodes, self._load, now_s)
-        priced, rejected = rank(ask, fleet, pending.excluded)
-        if not priced and not _is_waiting_for_report(rejected):
-            refused = refusal(RefusalKind.NO_NODE, request, fleet, rejected)
+        ranking = rank(ask, fleet, pending.excluded)
+        if not ranking.priced and not _is_waiting_for_report(ranking.rejected):
+            refused = refusal(RefusalKind.NO_NODE, request, fleet, ranking.rejected)
             return (
                 Refuse(request_id, refused),
                 *self._pass(self._models_on(run.replica, fleet), fleet, now_s),
             )
-        pending.estimate_s = _service_s(priced)
+        pending.estimate_s = _service_s(ranking.priced)
         self._room.add(pending)
         models = {request.model_key, *self._models_on(run.replica, fleet)}
         return self._pass(models, fleet, now_s)
@@ -180,9 +184,12 @@ class Scheduler:
         is_tick = now_s - self._ticked_s >= TICK_S
         is_same = fleet.replicas is self._fleet.replicas
         self._fleet = fleet
-        if not is_tick and is_same:
+        if is_tick:
+            self._refresh(fleet, now_s)
+        elif is_same:
             return ()
-        self._refresh(fleet, now_s)
+        else:
+            self._load.sync(fleet)
         if not self._room.pending:
             return ()
         effects: list[Effect] = list(self._timed_out(fleet, now_s))
@@ -217,33 +224,34 @@ class Scheduler:
     def _enqueue(
         self, request: InferenceRequest, priced: Sequence[Priced], now_s: float
     ) -> Sequence[Effect]:
-        full = self._limit_reached(request)
+        is_full, waiting = self._limit_reached(request)
         pending = Pending(request, _service_s(priced))
         self._room.add(pending)
         effects = self._pass((request.model_key,), self._fleet, now_s)
-        if not full or request.request_id not in self._room.pending:
+        if not is_full or request.request_id not in self._room.pending:
             return effects
         self._room.remove(request.request_id)
         refused = refusal(
             RefusalKind.QUEUE_FULL,
             request,
             self._fleet,
-            waiting=full,
+            waiting=waiting,
             retry_after_s=self._drain_s(request.model_key),
         )
         return (*effects, Refuse(request.request_id, refused))
 
-    def _limit_reached(self, request: InferenceRequest) -> int:
-        """Requests already waiting when that is too many, else 0."""
+    def _limit_reached(self, request: InferenceRequest) -> tuple[bool, int]:
+        """Whether one more may not wait, and how many do already."""
         settings = self._settings
         waiting = len(self._room)
         if waiting >= settings.limit:
-            return max(waiting, 1)
-        queue = self._room.models.get(request.model_key)
+            return True, waiting
         limit = settings.limit_per_model
-        if queue is not None and limit is not None and queue.count >= limit:
-            return queue.count
-        return 0
+        if limit is None:
+            return False, waiting
+        queue = self._room.models.get(request.model_key)
+        waiting = queue.count if queue is not None else 0
+        return waiting >= limit, waiting
 
     def _drain_s(self, model_key: str) -> float:
         """About when the model's backlog is gone: service times over slots."""
@@ -253,15 +261,12 @@ class Scheduler:
         work_s = sum(pending.estimate_s for pending in queue) if queue else 0.0
         return work_s / max(slots, 1)
 
-    def _grant(
-        self, pending: Pending, ask: Ask, priced: Sequence[Priced], rejected: tuple[Rejected, ...]
-    ) -> Grant:
+    def _grant(self, pending: Pending, ranking: Ranking) -> Grant:
         request = pending.request
-        best = priced[0]
-        self._start(ask, best)
+        self._start(ranking.ask, ranking.priced[0])
         self._granted[request.request_id] = pending
         self._running_of[request.client] = self._running_of.get(request.client, 0) + 1
-        return Grant(request.request_id, explain(request.model_key, priced, rejected))
+        return Grant(request.request_id, explain(ranking))
 
     def _start(self, ask: Ask, best: Priced) -> None:
         """Take the slot and write down what is expected of it."""
@@ -387,16 +392,19 @@ class Scheduler:
         """Grant, refuse, or reserve (None) for one waiting request."""
         request = pending.request
         ask = Ask(request, fleet.nodes, self._load, now_s)
-        priced, rejected = rank(ask, fleet, pending.excluded, held)
-        if not priced:
-            return self._stranded(pending, fleet, rejected, now_s)
+        ranking = rank(ask, fleet, pending.excluded, held)
+        if not ranking.priced:
+            return self._stranded(pending, fleet, ranking.rejected, now_s)
         pending.stranded_s = None
-        best = priced[0]
+        best = ranking.priced[0]
         if best.starts_now:
             self._room.remove(request.request_id)
-            return self._grant(pending, ask, priced, rejected)
+            return self._grant(pending, ranking)
         replica = best.place.load
         pending.likely = replica.key
+        pending.estimate_s = _service_s(ranking.priced)
+        if best.is_blocked and now_s - request.arrived_s > STARVED_S:
+            replica.node.reserve(replica, now_s)
         ready_s = best.wait + best.load + best.context
         held.setdefault(replica, []).append(now_s + ready_s + best.prefill + best.decode)
         return None

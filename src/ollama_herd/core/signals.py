@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 
 from ollama_herd.core import hardware as hw
-from ollama_herd.core.inflight import NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.inflight import LATE_SHARE, NodeLoad, Place, ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, Node
@@ -29,9 +29,6 @@ RELOAD_PAUSE_S = 2.0
 
 PREFILL_CHUNK = 512
 """Prompt tokens evaluated between two decode steps of the others (llama.cpp's batch size)."""
-
-OVERDUE_SHARE = 0.25
-"""A first token late by t is expected another t/4 later: what is late tends to stay late."""
 
 Held = Mapping[ReplicaLoad, Sequence[float]]
 
@@ -82,6 +79,7 @@ class Priced:
         "decode",
         "evict",
         "history",
+        "is_blocked",
         "load",
         "place",
         "prefill",
@@ -96,6 +94,7 @@ class Priced:
         self.place = place
         self.total = 0.0
         self.starts_now = True
+        self.is_blocked = False  # only busy models could make room
         self.wait = 0.0
         self.load = 0.0
         self.evict = 0.0
@@ -121,6 +120,7 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         and replica.is_hot
         and not held
         and not replica.loading_until_s
+        and place.node.reserved is None
         and (ask.options == replica.options or not needs_reload(replica, ask))
     ):
         _service(priced, ask, running=0, models=1)
@@ -174,12 +174,24 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     """Waiting for a slot, loading, evicting, reloading: what has to happen before the prompt."""
     place = priced.place
     replica, node, now_s = place.load, place.node, ask.now_s
+    _prepare(priced, ask, held)
+    first = node.reserved
+    if first is not None and first is not replica and node.reserved_until_s > now_s:
+        # Another model has waited long to be loaded here and goes first.
+        ends = [rest for other in node.active.values() for rest in remaining_times(other, now_s)]
+        priced.wait = max(priced.wait, max(ends, default=0.0) + first.rates.load_s)
+        priced.starts_now = False
+
+
+def _prepare(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
+    place = priced.place
+    replica, node, now_s = place.load, place.node, ask.now_s
     is_present = replica.is_hot or replica.loading_until_s > 0
     if is_present and needs_reload(replica, ask):
         ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
         priced.wait = max(ends, default=0.0)
-        priced.context = replica.rates.load_s + RELOAD_PAUSE_S + _load_ahead(node, now_s)
-        priced.starts_now = not ends and node.loading_until_s <= now_s
+        priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
+        priced.starts_now = not ends and node.loading is None
         return
     ahead = len(replica.running) + len(held) - replica.slots
     if ahead >= 0:
@@ -193,19 +205,15 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
         if ahead < 0:  # else the wait counts it
             priced.load = max(replica.loading_until_s - now_s, 0.0)
         return
-    priced.load = replica.rates.load_s + _load_ahead(node, now_s)
+    priced.load = replica.rates.load_s + node.load_ahead_s(now_s)
     if priced.load > replica.rates.load_s:
         priced.starts_now = False
     evict_s, blocked_s = _eviction(place, ask)
     priced.evict = evict_s
     if blocked_s:
+        priced.is_blocked = True
         priced.wait = max(priced.wait, blocked_s)
         priced.starts_now = False
-
-
-def _load_ahead(node: NodeLoad, now_s: float) -> float:
-    """Loads on a node happen one after the other."""
-    return max(node.loading_until_s - now_s, 0.0)
 
 
 def _service(priced: Priced, ask: Ask, *, running: int, models: int) -> None:
@@ -288,7 +296,7 @@ def _remaining(run: Running, now_s: float, step_s: float, node: NodeLoad) -> flo
         if late_s < 0:
             return run.output * step_s - late_s
         if run.request.stream or not run.output:
-            return run.output * step_s + max(late_s * OVERDUE_SHARE, 1e-3)
+            return run.output * step_s + max(late_s * LATE_SHARE, 1e-3)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
     streamed = run.tokens or (now_s - began_s) / step_s
     lengths = node.lengths

@@ -116,6 +116,15 @@ class WaitingRoom:
             del self.models[queue.model_key]
         return pending
 
+    def listed(self, model_key: str, running: Mapping[str, int], now_s: float) -> list[Pending]:
+        """All waiting requests of a model in the order they would be looked at now."""
+
+        def rank(pending: Pending) -> tuple[bool, float, float]:
+            entry = _entry(pending, running, now_s, 0)
+            return entry[:3]
+
+        return sorted(self.models.get(model_key, ()), key=rank)
+
     def in_order(
         self, models: Iterable[str], running: Mapping[str, int], now_s: float
     ) -> Iterator[Pending]:

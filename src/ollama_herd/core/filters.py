@@ -1,0 +1,92 @@
+"""Who cannot take a model's requests whatever they ask: the first step of a decision.
+
+Only what is sound eliminates. Missing metadata never does, nor does a guess about what an engine
+may be able to do: the engine's own answer is better than ours.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from ollama_herd.core import hardware as hw
+from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.node import EngineKind, Node, NodeStatus, Replica
+
+_FRACTION = re.compile(r"(\.\d{6})\d+")
+
+
+class Board:
+    """The places of one model, and who is left out whatever is asked. Rebuilt with the fleet."""
+
+    __slots__ = ("node_ids", "places", "rejected", "replicas", "unusable")
+
+    def __init__(
+        self,
+        replicas: tuple[Replica, ...],
+        unusable: tuple[Replica, ...],
+        places: list[Place],
+        rejected: tuple[Rejected, ...],
+    ) -> None:
+        self.replicas = replicas
+        self.unusable = unusable
+        self.places = places
+        self.node_ids = frozenset(place.replica.node_id for place in places)
+        self.rejected = rejected
+
+
+def served_digest(replicas: Sequence[Replica]) -> str:
+    """The manifest a name stands for when nodes differ: on most nodes, then the newest.
+
+    "" when no replica tells its digest.
+    """
+    nodes: dict[str, set[str]] = {}
+    newest: dict[str, float] = {}
+    for replica in replicas:
+        digest = replica.model.digest
+        if digest:
+            nodes.setdefault(digest, set()).add(replica.node_id)
+    if len(nodes) < 2:
+        return next(iter(nodes), "")
+    for replica in replicas:
+        model = replica.model
+        if model.digest:
+            changed = _instant(model.modified_at)
+            newest[model.digest] = max(newest.get(model.digest, changed), changed)
+    return max(nodes, key=lambda d: (len(nodes[d]), newest[d], d))
+
+
+def _instant(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time as Go writes it (nanoseconds); -inf if it is none."""
+    try:
+        when = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
+    except ValueError:
+        return float("-inf")
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def never_fits(load: ReplicaLoad, replica: Replica, served: str) -> Rejected | None:
+    digest = replica.model.digest
+    if digest and digest != served:
+        detail = f"has {digest[:12]}, the fleet serves {served[:12]}"
+        return Rejected(replica.node_id, replica.engine_id, Eliminated.DIGEST_CONFLICT, detail)
+    if replica.loaded is None and replica.kind is EngineKind.OLLAMA and replica.model.size_bytes:
+        hardware = load.node.pace.hardware
+        if not hw.fits_at_all(hardware, load.rates.scale):
+            total = (hardware.memory_bytes + hardware.vram_bytes) / hw.GB
+            detail = f"needs {load.rates.scale.size_gb:.1f} GB, has {total:.1f} GB"
+            return Rejected(replica.node_id, replica.engine_id, Eliminated.DOES_NOT_FIT, detail)
+    return None
+
+
+def unusable(replica: Replica, nodes: Mapping[str, Node]) -> Rejected:
+    node = nodes[replica.node_id]
+    if node.status is NodeStatus.OFFLINE:
+        reason, detail = Eliminated.OFFLINE, ""
+    elif node.draining:
+        reason, detail = Eliminated.DRAINING, ""
+    else:
+        reason = Eliminated.ENGINE_ERROR
+        errors = (e.error for e in node.engines if e.engine_id == replica.engine_id)
+        detail = next(errors, "")
+    return Rejected(replica.node_id, replica.engine_id, reason, detail)
