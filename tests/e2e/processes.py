@@ -14,7 +14,7 @@ from typing import Any, Self
 import psutil
 
 from ollama_herd import clock
-from tests.fakes.raw import Response, call
+from tests.fakes.raw import Client, Response
 
 START_S = 20.0
 """From exec to ready, on a machine busy with other tests."""
@@ -99,11 +99,13 @@ class Herd(Running):
         host: str = "127.0.0.1",
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        mdns: bool = False,
     ) -> None:
+        self.address = host
         self.port = port or free_port()
         self.home = folder / "router-home"
         command = ["-m", "ollama_herd.cli.herd", "--host", host, "--port", str(self.port)]
-        command += ["--no-mdns", "--log-level", "debug"]
+        command += ["--log-level", "debug", *([] if mdns else ["--no-mdns"])]
         own = {"HERD_HOME": str(self.home), "HERD_HEARTBEAT_S": "0.5", **(env or {})}
         super().__init__("herd", command, folder, own, prefix)
 
@@ -171,11 +173,13 @@ class Herd(Running):
         timeout_s: float = 20.0,
     ) -> Response:
         """One request on a connection of its own."""
-        return call(self.port, method, path, body, headers, timeout_s=timeout_s)
+        with Client(self.port, self.address, timeout_s) as client:
+            client.ask(method, path, body, headers)
+            return client.read(method)
 
 
 class Node(Running):
-    """An agent that reports to a router."""
+    """An agent that reports to a router; without its URL it looks for one by mDNS."""
 
     def __init__(
         self,
@@ -188,7 +192,9 @@ class Node(Running):
         prefix: Sequence[str] = (),
     ) -> None:
         self.home = folder / f"{name}-home"
-        command = ["-m", "ollama_herd.cli.node", "--router", router_url, "--name", name]
+        command = ["-m", "ollama_herd.cli.node", "--name", name]
+        if router_url:
+            command += ["--router", router_url]
         for engine in engines:
             command += ["--engine", engine]
         command += ["--relay-port", "0", "--log-level", "debug"]

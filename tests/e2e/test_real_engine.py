@@ -5,15 +5,12 @@ Needs the `demo` extra and the path of a small chat model in HERD_TEST_GGUF.
 
 import importlib.util
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Herd, Node, free_port, wait_until
-from tests.fakes.raw import call
+from tests.e2e.processes import Herd, Node, Running, wait_until
 
 GGUF = os.environ.get("HERD_TEST_GGUF", "")
 
@@ -25,44 +22,27 @@ pytestmark = [
     pytest.mark.skipif(not Path(GGUF).is_file(), reason="HERD_TEST_GGUF names no model file"),
 ]
 
-SERVE = """
-import sys, threading, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.hostname, params.port = sys.argv[1], "127.0.0.1", int(sys.argv[2])
-params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 1024, 1, 1
-params.model_alias = "smollm2"
-server = xllamacpp.Server(params)
-threading.Event().wait()
-"""
+SERVE = "import sys; from ollama_herd.demo.engine import main; main(sys.argv[1:])"
 QUESTION = "What is the capital of France? Answer in one word."
 
 
 @pytest.fixture(scope="module")
 def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
     folder = tmp_path_factory.mktemp("real")
-    port = free_port()
-    with (folder / "engine.log").open("wb") as log:
-        engine = subprocess.Popen(
-            [sys.executable, "-c", SERVE, GGUF, str(port)], stdout=log, stderr=log
-        )
-    try:
-        wait_until(lambda: _is_up(port, engine), 60, "the engine to load its model")
+    url_file = folder / "engine.url"
+    arguments = ["--model", GGUF, "--alias", "smollm2", "--url-file", str(url_file)]
+    with Running("engine", ["-c", SERVE, *arguments], folder, {}) as engine:
+        wait_until(lambda: _has_url(engine, url_file), 60, "the engine to load its model")
         with Herd(folder).ready() as running:
             url = f"http://127.0.0.1:{running.port}"
-            with Node(folder, "real", url, [f"http://127.0.0.1:{port}"]):
+            with Node(folder, "real", url, [url_file.read_text().strip()]):
                 running.wait_status(lambda s: s["models"] > 0, "the model", 30)
                 yield running
-    finally:
-        engine.kill()
-        engine.wait(10)
 
 
-def _is_up(port: int, engine: "subprocess.Popen[bytes]") -> bool:
-    assert engine.poll() is None, "the engine ended"
-    try:
-        return call(port, "GET", "/health", timeout_s=2).status == 200
-    except OSError:
-        return False
+def _has_url(engine: Running, url_file: Path) -> bool:
+    engine.check_alive()
+    return url_file.exists()
 
 
 @pytest.fixture

@@ -94,8 +94,11 @@ class FakeOllama:
         await self.server.stop()
 
     @contextlib.contextmanager
-    def in_thread(self) -> Iterator[Self]:
-        """Serve from a thread with its own loop until the block ends."""
+    def in_thread(self, enter: Callable[[], None] = lambda: None) -> Iterator[Self]:
+        """Serve from a thread with its own loop until the block ends.
+
+        `enter` is called in that thread first (to join a network namespace, for one).
+        """
         ready, done = threading.Event(), asyncio.Event()
 
         async def serve() -> None:
@@ -103,7 +106,11 @@ class FakeOllama:
                 ready.set()
                 await done.wait()
 
-        thread = threading.Thread(target=lambda: asyncio.run(serve()), name="fake ollama")
+        def work() -> None:
+            enter()
+            asyncio.run(serve())
+
+        thread = threading.Thread(target=work, name="fake ollama")
         thread.start()
         try:
             if not ready.wait(10):
