@@ -1,0 +1,162 @@
+"""The composition root of `herd`: builds every object once, runs them, and ends them in order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from ollama_herd import __version__
+from ollama_herd.clock import monotonic_s
+from ollama_herd.config import RouterSettings
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.scheduler import QueueSettings, Scheduler
+from ollama_herd.router.control import control_app
+from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.gate import make_gate
+from ollama_herd.router.memory import Memory, remembering
+from ollama_herd.router.registry import Registry
+from ollama_herd.router.serve import Parts, serve
+from ollama_herd.router.upstream import Upstream
+from ollama_herd.router.wire import Door
+from ollama_herd.tasks import cancel_and_wait, spawn
+
+_log = structlog.get_logger(__name__)
+
+TICK_S = 1.0
+"""How often time passes for statuses, deadlines and idle connections."""
+
+BACKLOG = 4096
+"""Connections the kernel may hold while the loop is busy: a restart of all clients at once."""
+
+POLL_S = 0.02
+"""How often a draining router looks whether the last request has ended."""
+
+
+class Herd:
+    """A running router. `port` is the one it listens on (settings may ask for any free one)."""
+
+    def __init__(self, settings: RouterSettings, memory: Memory) -> None:
+        self._settings = settings
+        self.registry = Registry(settings.heartbeat_s, memory.bind)
+        self._predictor = Predictor()
+        memory.teach(self._predictor)
+        queue = QueueSettings(limit=settings.queue_limit, timeout_s=settings.queue_timeout_s)
+        self.dispatcher = Dispatcher(Scheduler(queue, self._predictor))
+        self.upstream = Upstream(settings.connect_timeout_s)
+        self.registry.on_change(self.dispatcher.fleet_changed)
+        self.registry.on_change(memory.keep_fleet)
+        gate = make_gate()
+        parts = Parts(
+            dispatcher=self.dispatcher,
+            upstream=self.upstream,
+            put_trace=memory.put_trace,
+            node_name=self._node_name,
+            gate=gate,
+            max_attempts=settings.max_attempts,
+        )
+        app = control_app(
+            parts=parts,
+            registry=self.registry,
+            dispatcher=self.dispatcher,
+            gate=gate,
+            max_body_bytes=settings.max_body_bytes,
+        )
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.1,
+            max_line_size=settings.max_header_bytes,
+            max_field_size=settings.max_header_bytes,
+        )
+        self._parts = parts
+        self._door: Door | None = None
+        self.port = 0
+
+    async def listen(self) -> asyncio.Server:
+        """Open the one listening socket. Raises OSError when the port is taken."""
+        await self._runner.setup()
+        hand_over = self._runner.server
+        if hand_over is None:
+            raise AssertionError("setup() makes the server")
+        door = Door(
+            serve=lambda endpoint, head, body, reply: serve(
+                self._parts, endpoint, head, body, reply
+            ),
+            hand_over=hand_over,
+            limits=self._settings,
+            paths=None if self._settings.data_plane == "raw" else {},
+        )
+        server = await asyncio.get_running_loop().create_server(
+            door, self._settings.host, self._settings.port, backlog=BACKLOG
+        )
+        self._door = door
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def pass_time(self) -> None:
+        """Tick for ever."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = monotonic_s()
+            self.registry.tick()
+            self.dispatcher.tick()
+            self.upstream.expire(now)
+            if self._door is not None:
+                self._door.sweep(now)
+
+    async def drain(self) -> None:
+        """Let running answers end for as long as the settings allow, then cut the rest."""
+        door = self._door
+        if door is not None:
+            door.drain()
+            try:
+                async with asyncio.timeout(self._settings.drain_s):
+                    while door.busy:  # noqa: ASYNC110 - the data plane knows no shutdown
+                        await asyncio.sleep(POLL_S)
+            except TimeoutError:
+                _log.warning("answers cut by the shutdown", in_flight=door.busy)
+            door.abort()
+        await self._runner.cleanup()
+        self.upstream.close()
+
+    def _node_name(self, node_id: str) -> str:
+        node = self.registry.fleet.nodes.get(node_id)
+        return node.name if node is not None else node_id
+
+
+@asynccontextmanager
+async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
+    """A router that listens from enter to exit; exit drains it."""
+    async with remembering(settings) as memory:
+        herd = Herd(settings, memory)
+        herd.registry.restore(memory.nodes)
+        server = await herd.listen()
+        ticking = spawn(herd.pass_time(), name="tick")
+        try:
+            yield herd
+        finally:
+            server.close()
+            await herd.drain()
+            await cancel_and_wait(ticking)
+
+
+async def run(settings: RouterSettings) -> None:
+    """Run until cancelled; returns after a clean shutdown."""
+    async with running(settings) as herd:
+        _log.info("herd is listening", host=settings.host, port=herd.port, version=__version__)
+        async with _announced(settings, herd.port):
+            await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def _announced(settings: RouterSettings, port: int) -> AsyncIterator[None]:
+    if not settings.mdns:
+        yield
+        return
+    from ollama_herd.discovery import Advertisement  # noqa: PLC0415 - zeroconf only when used
+
+    async with Advertisement(port=port):
+        yield

@@ -1,0 +1,222 @@
+"""One attempt on one replica: the bytes for the engine, and the way of its answer to the client.
+
+Same dialect: the request body and every byte of the answer pass untouched. Another dialect: a
+translation from `api.translate` stands between, for this attempt only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ollama_herd.api.endpoints import INFERENCE, Endpoint
+from ollama_herd.api.errors import ApiError
+from ollama_herd.api.parse import ParsedBody
+from ollama_herd.api.translate import LocalAnswer, Translation, replace_model, translate
+from ollama_herd.clock import now_s
+from ollama_herd.core.node import Endpoint as EngineAddress
+from ollama_herd.core.node import EngineKind, Replica
+from ollama_herd.core.request import Dialect, OutcomeKind, Usage
+from ollama_herd.router.journal import Journal
+from ollama_herd.router.reply import HOP_BY_HOP, Headers, Reply
+from ollama_herd.router.upstream import EngineConnection
+from ollama_herd.router.wire import RequestHead
+
+NOT_FOR_ENGINES = HOP_BY_HOP | {
+    b"host",  # the engine's own: Ollama on loopback refuses a foreign one
+    b"origin",  # the herd answers CORS itself
+    b"content-length",
+    b"expect",
+    b"authorization",  # the client's key is for the herd, the engine's is ours
+    b"x-api-key",
+    b"cookie",
+}
+"""Request headers that stop here; all others reach the engine."""
+
+NOT_FOR_CLIENTS = HOP_BY_HOP | {b"content-length", b"vary"}
+"""Response headers that stop here, with those of the engine's own CORS answer."""
+
+_STREAMS = (b"application/x-ndjson", b"text/event-stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """How the relaying ended.
+
+    `whole`: the engine ended its answer properly. `told`: the client has read what went wrong.
+    `failed`: nothing went to the client, and why. `usage`: counts a translation found.
+    """
+
+    whole: bool
+    told: bool = False
+    failed: OutcomeKind | None = None
+    usage: Usage | None = None
+
+
+class Call:
+    """What is sent to the engine, and how its answer goes on."""
+
+    __slots__ = (
+        "_translation",
+        "body",
+        "engine_endpoint",
+        "framed_by_length",
+        "head",
+        "is_stream",
+    )
+
+    def __init__(
+        self,
+        head: bytes,
+        body: bytes,
+        engine_endpoint: Endpoint,
+        *,
+        translation: Translation | None = None,
+    ) -> None:
+        self.head = head
+        self.body = body
+        self.engine_endpoint = engine_endpoint
+        self.is_stream = False
+        self.framed_by_length = False
+        self._translation = translation
+
+    async def relay(self, connection: EngineConnection, reply: Reply, headers: Headers) -> Relayed:
+        """Send the engine's answer to the client as it comes; the caller finishes the reply."""
+        if self._translation is None:
+            return await self._pass(connection, reply, headers)
+        return await self._translate(self._translation, connection, reply, headers)
+
+    async def _pass(self, connection: EngineConnection, reply: Reply, headers: Headers) -> Relayed:
+        content_type = connection.header(b"content-type")
+        self.is_stream = content_type.startswith(_STREAMS)
+        self.framed_by_length = connection.length is not None
+        reply.start(
+            connection.status, [*passed_on(connection.headers), *headers], connection.length
+        )
+        reply.draw_from(connection)
+        connection.relay(reply.write)
+        reply.flush()
+        whole = await connection.ended()
+        reply.draw_from(None)
+        return Relayed(whole)
+
+    async def _translate(
+        self,
+        translation: Translation,
+        connection: EngineConnection,
+        reply: Reply,
+        headers: Headers,
+    ) -> Relayed:
+        """The head goes out with the first translated bytes: until then the status is not final,
+        and a failure can be retried elsewhere.
+        """
+        translation.head(connection.status, connection.header(b"content-type").decode("latin-1"))
+
+        def begin(length: int | None) -> None:
+            content_type = translation.content_type.encode()
+            reply.start(translation.status, [(b"Content-Type", content_type), *headers], length)
+
+        def pump(data: bytes) -> None:
+            out = translation.feed(data, now_s())
+            if out:
+                if not reply.started:
+                    begin(None)
+                reply.write(out)
+
+        reply.draw_from(connection)
+        connection.relay(pump)
+        whole = await connection.ended()
+        reply.draw_from(None)
+        rest = translation.end(now_s())
+        if translation.failed is not None and not reply.started:
+            return Relayed(whole=False, failed=translation.failed)
+        self.is_stream = reply.started
+        if not reply.started:
+            begin(len(rest))
+        if rest:
+            reply.write(rest)
+        return Relayed(
+            whole=whole and translation.failed is None, told=True, usage=translation.usage
+        )
+
+    def failure(self, status: int, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
+        """An engine's failed answer, read whole, as its client would see it."""
+        translation = self._translation
+        if translation is None:
+            return status, headers, body
+        translation.head(status, "application/json")
+        translated = translation.feed(body, now_s()) + translation.end(now_s())
+        content_type = translation.content_type.encode()
+        return translation.status, [(b"Content-Type", content_type)], translated
+
+
+def prepare_call(
+    endpoint: Endpoint, head: RequestHead, parsed: ParsedBody, replica: Replica
+) -> Call | LocalAnswer | ApiError:
+    """The call for this replica; an answer or an error when no engine is needed to give it."""
+    headers: Headers = head.headers
+    if parsed.unpacked:
+        headers = [(name, value) for name, value in headers if name != b"content-encoding"]
+    if replica.kind is EngineKind.OLLAMA:
+        request_head = engine_head(head.path, headers, replica.endpoint, len(parsed.body))
+        return Call(request_head, parsed.body, endpoint)
+    if endpoint.dialect is Dialect.OLLAMA:
+        translation = translate(endpoint, parsed.body, replica.model.name, now_s())
+        if isinstance(translation, (LocalAnswer, ApiError)):
+            return translation
+        path, body = translation.path.encode(), translation.body
+        plain = [(n, v) for n, v in headers if not n.startswith(b"content-")]
+        plain.append((b"content-type", b"application/json"))
+        return Call(
+            engine_head(path, plain, replica.endpoint, len(body)),
+            body,
+            INFERENCE[path],
+            translation=translation,
+        )
+    body = parsed.body
+    if parsed.model != replica.model.name:
+        body = replace_model(body, replica.model.name)
+    return Call(engine_head(head.path, headers, replica.endpoint, len(body)), body, endpoint)
+
+
+def engine_head(path: bytes, headers: Headers, address: EngineAddress, length: int) -> bytes:
+    """Request line and headers for an engine."""
+    parts = [b"POST ", path, b" HTTP/1.1\r\nHost: ", _host(address), b"\r\n"]
+    for name, value in headers:
+        if name not in NOT_FOR_ENGINES and not name.startswith(b"x-herd-"):
+            parts += (name, b": ", value, b"\r\n")
+    parts.append(b"content-length: %d\r\n\r\n" % length)
+    return b"".join(parts)
+
+
+def passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """An engine's response headers without those that are about its connection or its CORS."""
+    return [
+        (name, value)
+        for name, value in headers
+        if (lower := name.lower()) not in NOT_FOR_CLIENTS
+        and not lower.startswith(b"access-control-")
+    ]
+
+
+def herd_headers(journal: Journal, node_name: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
+    """Who really served, after how many attempts and how long a wait, and why there."""
+    return [
+        (b"X-Herd-Node", header_text(node_name(journal.node_id))),
+        (b"X-Herd-Attempts", b"%d" % (len(journal.attempts) + 1)),
+        (b"X-Herd-Queue-Ms", b"%d" % journal.queue_ms),
+        (b"X-Herd-Reason", journal.reason()),
+    ]
+
+
+@lru_cache(maxsize=1024)
+def header_text(text: str) -> bytes:
+    """Text that can stand in a header, whatever a node calls itself."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text).encode()
+
+
+@lru_cache(maxsize=1024)
+def _host(address: EngineAddress) -> bytes:
+    """Through a relay the engine is on its node's loopback, and expects that name."""
+    host = "127.0.0.1" if address.tunnel else address.host
+    bracketed = f"[{host}]" if ":" in host else host
+    return (bracketed if address.tunnel else f"{bracketed}:{address.port}").encode()

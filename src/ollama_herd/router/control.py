@@ -1,0 +1,176 @@
+"""The control plane: every path but plain inference, as one aiohttp application.
+
+It reads snapshots and never asks a node: an answer here costs no engine anything.
+"""
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from ollama_herd.api import merge
+from ollama_herd.api.endpoints import INFERENCE
+from ollama_herd.api.errors import ApiError, method_not_allowed, not_found, render
+from ollama_herd.api.fleet_status import fleet_status
+from ollama_herd.api.origin import preflight_headers
+from ollama_herd.clock import monotonic_s, now_s
+from ollama_herd.core.node import NodeReport
+from ollama_herd.core.request import Dialect
+from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.gate import Gate
+from ollama_herd.router.registry import Registry, ReportRefused
+from ollama_herd.router.reply import Headers
+from ollama_herd.router.serve import Parts
+from ollama_herd.router.slow import slow_inference
+
+JSON = "application/json; charset=utf-8"
+MAX_REPORT_BYTES = 4 * 1024 * 1024
+"""A full report of a node with 2,000 models is about 1 MB."""
+
+_report_decoder = msgspec.json.Decoder(NodeReport)
+
+
+def control_app(
+    *, parts: Parts, registry: Registry, dispatcher: Dispatcher, gate: Gate, max_body_bytes: int
+) -> web.Application:
+    """Routes of the control plane, and the slow path of inference."""
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[_front(gate), _plain_errors])
+    app.on_response_prepare.append(_no_server_name)
+    answers = _Answers(registry, dispatcher)
+    add = app.router.add_route
+    for method in ("GET", "HEAD"):
+        add(method, "/", answers.root)
+        add(method, "/api/version", answers.version)
+        add(method, "/api/tags", answers.tags)
+    add("GET", "/api/status", answers.status)
+    add("GET", "/api/ps", answers.ps)
+    add("GET", "/v1/models", answers.models)
+    add("GET", "/v1/models/{model}", answers.model)
+    add("GET", "/fleet/status", answers.fleet_status)
+    add("GET", "/fleet/queue", answers.fleet_queue)
+    add("POST", "/fleet/heartbeat", answers.heartbeat)
+    for path, endpoint in INFERENCE.items():
+        add("POST", path.decode(), slow_inference(parts, endpoint, max_body_bytes))
+    return app
+
+
+class _Answers:
+    """Handlers over the registry's and the dispatcher's snapshots."""
+
+    def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
+        self._registry = registry
+        self._dispatcher = dispatcher
+
+    async def root(self, _request: web.Request) -> web.Response:
+        return web.Response(text="Ollama is running", content_type="text/plain", charset="utf-8")
+
+    async def version(self, _request: web.Request) -> web.Response:
+        return _json(merge.version(self._registry.fleet))
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return _json(b'{"cloud":{"disabled":true,"source":"env"}}')
+
+    async def tags(self, _request: web.Request) -> web.Response:
+        return _json(merge.tags(self._registry.fleet))
+
+    async def ps(self, _request: web.Request) -> web.Response:
+        return _json(merge.ps(self._registry.fleet))
+
+    async def models(self, _request: web.Request) -> web.Response:
+        return _json(merge.models(self._registry.fleet), "application/json")
+
+    async def model(self, request: web.Request) -> web.Response:
+        found = merge.model(self._registry.fleet, request.match_info["model"])
+        if isinstance(found, ApiError):
+            return _error(found, Dialect.OPENAI, request.path)
+        return _json(found, "application/json")
+
+    async def fleet_status(self, _request: web.Request) -> web.Response:
+        view = fleet_status(self._registry.fleet, self._dispatcher.queue(), monotonic_s(), now_s())
+        return _json(msgspec.json.encode(view))
+
+    async def fleet_queue(self, _request: web.Request) -> web.Response:
+        return _json(msgspec.json.encode(self._dispatcher.queue()))
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        if request.content_length is not None and request.content_length > MAX_REPORT_BYTES:
+            return _refused(413, f"a report is at most {MAX_REPORT_BYTES} bytes")
+        key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if not key:
+            return _refused(401, "a report needs the node's key: Authorization: Bearer <node_key>")
+        try:
+            report = _report_decoder.decode(await request.read())
+            reply = self._registry.report(report, request.remote or "", key)
+        except msgspec.MsgspecError as error:
+            return _refused(400, f"not a node report: {error}")
+        except ReportRefused as refused:
+            return _refused(403, str(refused))
+        return _json(msgspec.json.encode(reply))
+
+
+def _json(body: bytes, content_type: str = JSON) -> web.Response:
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _refused(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=status)
+
+
+def _error(error: ApiError, dialect: Dialect, path: str) -> web.Response:
+    status, content_type, body = render(error, dialect, path)
+    headers = {"Content-Type": content_type.decode()}
+    if error.allow:
+        headers["Allow"] = error.allow
+    return web.Response(status=status, body=body, headers=headers)
+
+
+def _front(gate: Gate) -> Middleware:
+    """Origins, preflights and unclean paths, before any route is looked at."""
+
+    @web.middleware
+    async def front(request: web.Request, handler: Handler) -> web.StreamResponse:
+        allowed = gate([(name.lower(), value) for name, value in request.raw_headers])
+        if allowed is None:
+            return web.Response(status=403)
+        if request.method == "OPTIONS" and allowed:
+            headers = preflight_headers(request.headers["Origin"])
+            return web.Response(status=204, headers=_text(headers))
+        clean = _clean_path(request)
+        if clean is not None:
+            return web.Response(status=307, headers={"Location": clean})
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(_text(allowed))
+        return response
+
+    return front
+
+
+async def _no_server_name(_request: web.Request, response: web.StreamResponse) -> None:
+    """A real Ollama does not name its server."""
+    response.headers.popall("Server", None)
+
+
+def _text(headers: Headers) -> dict[str, str]:
+    return {name.decode(): value.decode("latin-1") for name, value in headers}
+
+
+def _clean_path(request: web.Request) -> str | None:
+    """Where a path with doubled or trailing slashes should go, as Ollama redirects it."""
+    path = request.rel_url.raw_path
+    clean = "/" + "/".join(part for part in path.split("/") if part)
+    if clean == path or request.method == "OPTIONS":
+        return None
+    query = request.rel_url.raw_query_string
+    return f"{clean}?{query}" if query else clean
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Unknown paths and wrong methods get the plain texts of a real Ollama."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return _error(not_found(), Dialect.OLLAMA, request.path)
+    except web.HTTPMethodNotAllowed as refused:
+        error = method_not_allowed(", ".join(sorted(refused.allowed_methods)))
+        return _error(error, Dialect.OLLAMA, request.path)

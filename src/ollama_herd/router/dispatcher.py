@@ -1,0 +1,97 @@
+"""Owns the scheduler: turns its effects into granted slots. No `await` while its state changes.
+
+A waiter that is cancelled in the tick in which it was granted calls `cancelled`, which gives the
+slot back: the request path does so whenever it ends early.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from ollama_herd.clock import monotonic_s
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
+from ollama_herd.core.routing import RouteDecision
+from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
+
+
+class Refused(Exception):  # noqa: N818 - an answer to a client, not a defect
+    """The scheduler will not place the request; `refusal` tells the client why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Dispatcher:
+    """Give it each new fleet and a tick a second; ask it for slots."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._waiting: dict[str, asyncio.Future[RouteDecision]] = {}
+        self._fleet = Fleet()
+
+    def fleet_changed(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._settle(self._scheduler.on_fleet(fleet, monotonic_s()))
+
+    def tick(self) -> None:
+        """Let held requests time out and be looked at again."""
+        self._settle(self._scheduler.on_fleet(self._fleet, monotonic_s()))
+
+    def queue(self) -> QueueView:
+        """Who waits and who runs, per node and model, now."""
+        return self._scheduler.queue(monotonic_s())
+
+    async def grant(self, request: InferenceRequest) -> RouteDecision:
+        """Wait for a slot. Raises Refused; a cancelled waiter leaves nothing behind."""
+        effects = self._scheduler.on_request(request, self._fleet, monotonic_s())
+        return await self._granted(request.request_id, effects)
+
+    async def retry(self, request_id: str, outcome: OutcomeKind) -> RouteDecision:
+        """Give back the slot of a failed attempt and wait for one on another replica."""
+        effects = self._scheduler.on_retry(request_id, outcome, self._fleet, monotonic_s())
+        return await self._granted(request_id, effects)
+
+    def first_byte(self, request_id: str) -> None:
+        self._scheduler.on_first_byte(request_id, monotonic_s())
+
+    def finished(self, request_id: str, outcome: OutcomeKind, usage: Usage | None) -> None:
+        """The slot is free; what was seen teaches the predictor."""
+        self._settle(
+            self._scheduler.on_finished(request_id, outcome, usage, self._fleet, monotonic_s())
+        )
+
+    def cancelled(self, request_id: str) -> None:
+        """The client left, wherever the request is."""
+        self._settle(self._scheduler.on_cancel(request_id, self._fleet, monotonic_s()))
+
+    async def _granted(self, request_id: str, effects: Iterable[Effect]) -> RouteDecision:
+        mine: Effect | None = None
+        for effect in effects:
+            if effect.request_id == request_id:
+                mine = effect
+            else:
+                self._resolve(effect)
+        if mine is not None:
+            if isinstance(mine, Grant):
+                return mine.decision
+            raise Refused(mine.refusal)
+        future: asyncio.Future[RouteDecision] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = future
+        try:
+            return await future
+        finally:
+            self._waiting.pop(request_id, None)
+
+    def _settle(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            self._resolve(effect)
+
+    def _resolve(self, effect: Effect) -> None:
+        future = self._waiting.get(effect.request_id)
+        if future is None or future.done():
+            return  # its task was cancelled in this tick and will call `cancelled` itself
+        if isinstance(effect, Grant):
+            future.set_result(effect.decision)
+        else:
+            future.set_exception(Refused(effect.refusal))

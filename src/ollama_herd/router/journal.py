@@ -1,0 +1,134 @@
+"""What one request leaves behind while it is served; becomes its Trace."""
+
+from ollama_herd.api.endpoints import Endpoint
+from ollama_herd.clock import monotonic_s, now_s
+from ollama_herd.core.request import (
+    Attempt,
+    InferenceRequest,
+    OutcomeKind,
+    Priority,
+    Refusal,
+    Usage,
+)
+from ollama_herd.core.routing import Candidate, RouteDecision
+from ollama_herd.core.trace import Trace
+
+CLIENT_LEFT = 499
+"""Status of a request whose client left before it got one, as nginx and Ollama log it."""
+
+
+class Journal:
+    """Written by the request path only. Times are ms since the request had arrived whole."""
+
+    __slots__ = (
+        "_attempt_ms",
+        "_candidate",
+        "arrived_s",
+        "attempts",
+        "decision",
+        "error",
+        "queue_ms",
+        "refusal",
+        "request",
+        "status",
+        "tags",
+        "ttft_ms",
+        "usage",
+    )
+
+    def __init__(self, request_id: str, endpoint: Endpoint, client: str) -> None:
+        self.arrived_s = monotonic_s()
+        self.request = InferenceRequest(
+            request_id=request_id,
+            model="",
+            model_key="",
+            kind=endpoint.kind,
+            dialect=endpoint.dialect,
+            path=endpoint.path,
+            arrived_s=self.arrived_s,
+            client=client,
+            priority=Priority.INTERACTIVE,
+        )
+        self.decision: RouteDecision | None = None
+        self.attempts: list[Attempt] = []
+        self.queue_ms = 0.0
+        self.ttft_ms = -1.0
+        self.status = CLIENT_LEFT
+        self.error = ""
+        self.usage: Usage | None = None
+        self.refusal: Refusal | None = None
+        self.tags: tuple[str, ...] = ()
+        self._candidate: Candidate | None = None
+        self._attempt_ms = 0.0
+
+    def since_ms(self) -> float:
+        return (monotonic_s() - self.arrived_s) * 1000.0
+
+    def begin(self, decision: RouteDecision, candidate: Candidate) -> None:
+        """An attempt starts on the decision's winner."""
+        self.decision = decision
+        self._candidate = candidate
+        self._attempt_ms = self.since_ms()
+        if not self.attempts:
+            self.queue_ms = self._attempt_ms
+
+    def end(self, outcome: OutcomeKind, *, status: int = 0, detail: str = "") -> None:
+        """The attempt under way has ended; without one this does nothing."""
+        candidate = self._candidate
+        if candidate is None:
+            return
+        self._candidate = None
+        replica = candidate.replica
+        self.attempts.append(
+            Attempt(
+                node_id=replica.node_id,
+                engine_id=replica.engine_id,
+                model=replica.model.name,
+                outcome=outcome,
+                status=status,
+                started_ms=self._attempt_ms,
+                first_byte_ms=self.ttft_ms,
+                ended_ms=self.since_ms(),
+                detail=detail,
+            )
+        )
+
+    @property
+    def node_id(self) -> str:
+        """The node of the attempt under way, else of the last one."""
+        if self._candidate is not None:
+            return self._candidate.replica.node_id
+        return self.attempts[-1].node_id if self.attempts else ""
+
+    def reason(self) -> bytes:
+        """Why this node, in one line for `X-Herd-Reason`."""
+        candidate = self._candidate
+        if candidate is None or self.decision is None:
+            return b""
+        cost = candidate.cost
+        state = b"loaded" if cost.loaded_state_ms <= 0 else b"cold"
+        return b"%s; expected %d ms; candidates %d" % (
+            state,
+            cost.total_ms,
+            len(self.decision.candidates),
+        )
+
+    def trace(self) -> Trace:
+        total_ms = self.since_ms()
+        last = self.attempts[-1] if self.attempts else None
+        return Trace(
+            request=self.request,
+            started_s=now_s() - total_ms / 1000.0,
+            total_ms=total_ms,
+            queue_ms=self.queue_ms,
+            ttft_ms=self.ttft_ms,
+            status=self.status,
+            error=self.error,
+            decision=self.decision,
+            attempts=tuple(self.attempts),
+            usage=self.usage,
+            refusal=self.refusal,
+            model_served=last.model if last else "",
+            node_id=last.node_id if last else "",
+            tags=self.tags,
+        )

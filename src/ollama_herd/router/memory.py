@@ -1,0 +1,149 @@
+"""What the router remembers across restarts: fleet, node keys, what it learned, traces.
+
+All disk work runs in threads; the loop only hands values over. A database that cannot be used
+costs memory, never a request.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+
+from ollama_herd.config import RouterSettings
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.node import Node
+from ollama_herd.core.predict import Predictor, PredictorState
+from ollama_herd.core.trace import Trace
+from ollama_herd.store.database import Database
+from ollama_herd.store.errors import StoreError
+from ollama_herd.store.expiry import Retention
+from ollama_herd.store.fleet import FleetStore
+from ollama_herd.store.traces import TraceStore, open_traces
+from ollama_herd.tasks import cancel_and_wait, spawn
+
+_log = structlog.get_logger(__name__)
+
+SAVE_S = 2.0
+"""The last known fleet is written at most this often; the newest state wins."""
+
+LEARNED_SAVES = 30
+"""What was learned is written every so many saves: a minute of it is quickly learned again."""
+
+CLOSE_S = 2.0
+"""Time for the last traces to reach the disk at the end."""
+
+_PREDICTOR = "predictor"
+
+
+class Memory:
+    """Loaded before the router listens; written behind its back."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._database = Database(settings.home)
+        self._fleet_store = FleetStore(self._database)
+        self._traces: TraceStore | None = None
+        self._settings = settings
+        self._unsaved: Fleet | None = None
+        self._predictor: Predictor | None = None
+        self._failing = ""
+        self.nodes: Sequence[Node] = ()
+        self.learned = PredictorState()
+
+    def load(self) -> None:
+        """Read everything. Blocks: call it in a worker thread."""
+        try:
+            self.nodes = self._fleet_store.load()
+            body = self._fleet_store.load_learned(_PREDICTOR)
+            if body is not None:
+                self.learned = msgspec.json.decode(body, type=PredictorState)
+        except StoreError as error:
+            self._tell(str(error))
+        except msgspec.MsgspecError as error:
+            _log.warning("what was learned cannot be read; learning anew", reason=str(error))
+        if self._settings.traces:
+            self._traces = open_traces(self._database, self._retention())
+
+    def bind(self, node_id: str, key_hash: str) -> bool:
+        """Whether the key speaks for the node; the first key it shows becomes its own."""
+        return self._fleet_store.bind(node_id, key_hash)
+
+    def put_trace(self, trace: Trace) -> None:
+        if self._traces is not None:
+            self._traces.put(trace)
+
+    def teach(self, predictor: Predictor) -> None:
+        """Give the predictor what an earlier run learned, and keep what it learns from now on."""
+        predictor.restore(self.learned)
+        self._predictor = predictor
+
+    def keep_fleet(self, fleet: Fleet) -> None:
+        """Remember this fleet; written with the next save."""
+        self._unsaved = fleet
+
+    async def keep_saving(self) -> None:
+        """Save for ever."""
+        round_number = 0
+        while True:
+            await asyncio.sleep(SAVE_S)
+            round_number += 1
+            await self.save(learned=round_number % LEARNED_SAVES == 0)
+
+    async def save(self, *, learned: bool) -> None:
+        """Write what is not written yet."""
+        fleet, self._unsaved = self._unsaved, None
+        if fleet is not None:
+            nodes = list(fleet.nodes.values())
+            if not await self._written(lambda: self._fleet_store.save(nodes)):
+                self._unsaved = self._unsaved or fleet
+        if learned and self._predictor is not None:
+            body = msgspec.json.encode(self._predictor.state())
+            await self._written(lambda: self._fleet_store.save_learned(_PREDICTOR, body))
+
+    async def close(self) -> None:
+        """The last save, bounded."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.save(learned=True)
+        except TimeoutError:
+            _log.warning("the last state of the fleet was not saved in time")
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close, CLOSE_S)
+        self._database.close()
+
+    async def _written(self, write: Callable[[], None]) -> bool:
+        try:
+            await asyncio.to_thread(write)
+        except StoreError as error:
+            self._tell(str(error))
+            return False
+        if self._failing:
+            _log.info("the database works again")
+            self._failing = ""
+        return True
+
+    def _tell(self, reason: str) -> None:
+        """Once for each new reason."""
+        if reason != self._failing:
+            _log.warning("the database cannot be used; the herd goes on without", reason=reason)
+            self._failing = reason
+
+    def _retention(self) -> Retention:
+        return Retention(
+            days=self._settings.trace_retention_days, max_rows=self._settings.trace_max_rows
+        )
+
+
+@asynccontextmanager
+async def remembering(settings: RouterSettings) -> AsyncIterator[Memory]:
+    """A loaded memory that saves itself until the end."""
+    memory = Memory(settings)
+    await asyncio.to_thread(memory.load)
+    saving = spawn(memory.keep_saving(), name="save")
+    try:
+        yield memory
+    finally:
+        await cancel_and_wait(saving)
+        await memory.close()

@@ -1,0 +1,134 @@
+"""Owns the fleet: the only place that applies fleet events. Readers take `registry.fleet`.
+
+Also binds each node's identity to the key it showed first, so that no one else can speak for it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from ollama_herd import __version__
+from ollama_herd.clock import monotonic_s
+from ollama_herd.core.fleet import (
+    Fleet,
+    FleetEvent,
+    NodeDrained,
+    NodeForgotten,
+    NodeReported,
+    TimePassed,
+    apply,
+    is_stale,
+    needs_full_report,
+    restored,
+)
+from ollama_herd.core.node import PROTOCOL_VERSION, Node, NodeReport, NodeStatus, ReportReply
+
+_log = structlog.get_logger(__name__)
+
+Listener = Callable[[Fleet], None]
+
+
+class ReportRefused(Exception):  # noqa: N818 - an answer to an agent, not a defect
+    """A heartbeat that is not believed; the message says why and what to do."""
+
+
+class Registry:
+    """`heartbeat_s` is what agents are asked to keep; `keys` maps node ids to key hashes."""
+
+    def __init__(self, heartbeat_s: float, bind: Callable[[str, str], bool]) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._bind = bind
+        self._listeners: list[Listener] = []
+        self.fleet = Fleet()
+        self.refused_reports = 0
+
+    def on_change(self, listener: Listener) -> None:
+        """Call `listener` with each new fleet, in the loop, after it has been published."""
+        self._listeners.append(listener)
+
+    def restore(self, nodes: Iterable[Node]) -> None:
+        """Start from the last known fleet."""
+        self.fleet = restored(nodes, monotonic_s())
+        self._publish()
+
+    def report(self, report: NodeReport, address: str, key: str) -> ReportReply:
+        """Take in a heartbeat. Raises ReportRefused."""
+        if report.protocol > PROTOCOL_VERSION:
+            self._refuse(
+                f"this router speaks report protocol {PROTOCOL_VERSION}, the agent "
+                f"{report.protocol}: upgrade the router first"
+            )
+        if not self._bind(report.node_id, hashlib.sha256(key.encode()).hexdigest()):
+            self._refuse(
+                f"node id {report.node_id!r} belongs to another key: if this machine was set up "
+                "anew, forget the old node on the router first"
+            )
+        if needs_full_report(self.fleet, report):
+            return self._reply(resend=True)
+        if is_stale(self.fleet, report):
+            return self._reply(accepted=False, reason="stale report")
+        self._apply(NodeReported(report, address))
+        return self._reply()
+
+    def tick(self) -> None:
+        """Let time pass: silent nodes become late, then offline."""
+        self._apply(TimePassed(self._heartbeat_s))
+
+    def drain(self, node_id: str, *, draining: bool) -> None:
+        self._apply(NodeDrained(node_id, draining))
+
+    def forget(self, node_id: str) -> None:
+        self._apply(NodeForgotten(node_id))
+
+    def _reply(
+        self, *, accepted: bool = True, resend: bool = False, reason: str = ""
+    ) -> ReportReply:
+        return ReportReply(
+            accepted=accepted,
+            resend=resend,
+            reason=reason,
+            interval_s=self._heartbeat_s,
+            router_version=__version__,
+        )
+
+    def _refuse(self, reason: str) -> None:
+        self.refused_reports += 1
+        raise ReportRefused(reason)
+
+    def _apply(self, event: FleetEvent) -> None:
+        before = self.fleet
+        self.fleet = apply(before, event, monotonic_s())
+        if self.fleet is before:
+            return
+        _log_changes(before, self.fleet)
+        self._publish()
+
+    def _publish(self) -> None:
+        for listener in self._listeners:
+            listener(self.fleet)
+
+
+def _log_changes(before: Fleet, after: Fleet) -> None:
+    """One line a change that a person wants to know; nothing for a heartbeat that says the same."""
+    for node_id, node in after.nodes.items():
+        old = before.nodes.get(node_id)
+        if old is None:
+            _log.info("node joined", node=node.name, address=node.address)
+        elif old.status is not node.status:
+            level = _log.warning if node.status is NodeStatus.OFFLINE else _log.info
+            level(f"node {node.status.value}", node=node.name)
+        if old is None or old.engines is not node.engines:
+            known = {e.engine_id: e.error for e in old.engines} if old else {}
+            for engine in node.engines:
+                if engine.error and known.get(engine.engine_id) != engine.error:
+                    _log.warning(
+                        "engine does not answer",
+                        node=node.name,
+                        engine=engine.engine_id,
+                        reason=engine.error,
+                    )
+                elif not engine.error and known.get(engine.engine_id):
+                    _log.info("engine answers again", node=node.name, engine=engine.engine_id)
+    for node_id in before.nodes.keys() - after.nodes.keys():
+        _log.info("node forgotten", node=before.nodes[node_id].name)

@@ -1,0 +1,126 @@
+"""Inference over aiohttp: every form of HTTP the data plane leaves alone, and its off-switch.
+
+HTTP/1.0, chunked uploads, `Expect: 100-continue`, requests after a handed-over one. The same
+`serve` runs here; only the reply is another one.
+"""
+
+import asyncio
+from collections import deque
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
+
+from ollama_herd.api.endpoints import Endpoint
+from ollama_herd.api.errors import body_too_large, render
+from ollama_herd.router.reply import Headers, Source
+from ollama_herd.router.serve import Parts, serve
+from ollama_herd.router.wire import RequestHead
+
+HIGH_BYTES = 262144
+"""Bytes waiting for a slow client after which its engine is paused."""
+
+
+class BufferedReply:
+    """A Reply whose bytes are pumped into an aiohttp response by the handler's own coroutine."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._response: web.StreamResponse | None = None
+        self._parts: deque[bytes] = deque()
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._source: Source | None = None
+        self._ended = False
+        self.started = False
+        self.aborted = False
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        self.started = True
+        out: CIMultiDict[str] = CIMultiDict(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
+        )
+        self._response = web.StreamResponse(status=status, headers=out)
+        if "Content-Type" not in out:
+            del self._response.headers["Content-Type"]
+        if length is not None:
+            self._response.content_length = length
+        self._wake.set()
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HIGH_BYTES and self._source is not None:
+            self._source.pause()
+        self._wake.set()
+
+    def flush(self) -> None:
+        self._wake.set()
+
+    def finish(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def abort(self) -> None:
+        self.aborted = True
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        self.finish()
+
+    def draw_from(self, source: Source | None) -> None:
+        self._source = source
+
+    async def pump(self) -> web.StreamResponse:
+        """Write what comes until the reply is finished."""
+        while self._response is None:
+            self._wake.clear()
+            await self._wake.wait()
+        response = self._response
+        await response.prepare(self._request)
+        while True:
+            self._wake.clear()
+            while self._parts:
+                data = self._parts.popleft()
+                self._size -= len(data)
+                await response.write(data)
+            if self._source is not None:
+                self._source.resume()
+            if self._ended and not self._parts:
+                break
+            await self._wake.wait()
+        if not self.aborted:
+            await response.write_eof()
+        return response
+
+
+def slow_inference(parts: Parts, endpoint: Endpoint, max_body_bytes: int) -> Handler:
+    """An aiohttp handler for one row of the endpoint table."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            error = body_too_large(max_body_bytes)
+            status, content_type, text = render(error, endpoint.dialect, endpoint.path)
+            return web.Response(
+                status=status, body=text, headers={"Content-Type": content_type.decode()}
+            )
+        head = request_head(request)
+        reply = BufferedReply(request)
+        pump = asyncio.ensure_future(reply.pump())
+        try:
+            await serve(parts, endpoint, head, body, reply)
+            return await pump
+        finally:
+            pump.cancel()
+
+    return handle
+
+
+def request_head(request: web.Request) -> RequestHead:
+    """The request as the data plane would have read it."""
+    head = RequestHead(request.remote or "")
+    head.path = request.raw_path.encode()
+    head.encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    head.headers = [(name.lower(), value) for name, value in request.raw_headers]
+    return head

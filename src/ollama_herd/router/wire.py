@@ -1,0 +1,380 @@
+"""The data plane's client side: reads request heads, serves inference itself, hands over the rest.
+
+A connection starts here. Plain inference requests (POST on a path of `api.endpoints.INFERENCE`,
+HTTP/1.1, a body with a length) stay on this protocol; the first request of any other form moves
+the connection to the aiohttp application, which serves every path, in every form HTTP allows.
+The parser sees one request at a time: httptools cannot stop at a message's end.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+import httptools
+import structlog
+
+from ollama_herd.api.endpoints import INFERENCE, Endpoint
+from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, render
+from ollama_herd.clock import monotonic_s
+from ollama_herd.core.request import Dialect
+from ollama_herd.router.reply import STATUS_LINES, Headers, Source, answer
+
+PIPELINE_BYTES = 65536
+"""Bytes of following requests kept while one is served; more are left in the kernel."""
+
+WRITE_HIGH_BYTES = 262144
+"""Unsent bytes after which a slow client pauses its engine."""
+
+_log = structlog.get_logger(__name__)
+
+_HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+
+
+class RequestHead:
+    """Path, headers and client of one request, as far as the request path needs them."""
+
+    __slots__ = ("client", "encoding", "headers", "length", "odd", "path")
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.path = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.length = 0
+        self.encoding = ""
+        self.odd = False
+
+    # httptools callbacks
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower == b"content-length":
+            self.length = int(value)
+        elif lower == b"content-encoding":
+            self.encoding = value.decode("latin-1").strip().lower()
+        elif lower in _HANDED_OVER:
+            self.odd = True
+        self.headers.append((lower, value))
+
+
+Serve = Callable[[Endpoint, RequestHead, bytes, "ClientConnection"], Coroutine[Any, Any, None]]
+
+
+class Limits(Protocol):
+    """The settings this module needs."""
+
+    @property
+    def max_header_bytes(self) -> int: ...
+    @property
+    def max_body_bytes(self) -> int: ...
+    @property
+    def header_timeout_s(self) -> float: ...
+    @property
+    def body_timeout_s(self) -> float: ...
+    @property
+    def idle_timeout_s(self) -> float: ...
+    @property
+    def max_connections(self) -> int: ...
+
+
+class Door:
+    """All client connections of the data plane, and what they share."""
+
+    def __init__(
+        self,
+        *,
+        serve: Serve,
+        hand_over: Callable[[], asyncio.Protocol],
+        limits: Limits,
+        paths: Mapping[bytes, Endpoint] | None = None,
+    ) -> None:
+        """`paths` are those served here, all inference paths unless given."""
+        self.serve = serve
+        self.hand_over = hand_over
+        self.limits = limits
+        self.paths = INFERENCE if paths is None else paths
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+
+    def __call__(self) -> "ClientConnection":
+        return ClientConnection(self)
+
+    def sweep(self, now_s: float) -> None:
+        """Once a second: end connections that are too slow in sending or too long idle."""
+        for connection in list(self.connections):
+            connection.check_deadline(now_s)
+
+    def drain(self) -> None:
+        """No further request on any connection; idle ones are closed now."""
+        self.draining = True
+        for connection in list(self.connections):
+            if not connection.is_busy:
+                connection.transport.close()
+
+    @property
+    def busy(self) -> int:
+        return sum(connection.is_busy for connection in self.connections)
+
+    def abort(self) -> None:
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection; also the Reply of the request it carries."""
+
+    __slots__ = (
+        "_body",
+        "_body_missing",
+        "_buffer",
+        "_chunked",
+        "_deadline_s",
+        "_door",
+        "_endpoint",
+        "_head",
+        "_head_out",
+        "_keep",
+        "_paused",
+        "_source",
+        "_task",
+        "client",
+        "finished",
+        "started",
+        "transport",
+    )
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.transport: asyncio.Transport
+        self.client = ""
+        self.started = False
+        self.finished = False
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._endpoint: Endpoint | None = None
+        self._body: list[bytes] = []
+        self._body_missing = 0
+        self._task: asyncio.Task[None] | None = None
+        self._source: Source | None = None
+        self._paused = False
+        self._chunked = False
+        self._keep = True
+        self._head_out = b""
+        self._deadline_s = 0.0
+
+    # --- asyncio.Protocol ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        door = self._door
+        peer = transport.get_extra_info("peername")
+        self.client = peer[0] if peer else ""
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        door.connections.add(self)
+        self._deadline_s = monotonic_s() + door.limits.header_timeout_s
+        if len(door.connections) > door.limits.max_connections or door.draining:
+            self.transport.write(
+                STATUS_LINES[503] + b"Content-Length: 0\r\nRetry-After: 1\r\n"
+                b"Connection: close\r\n\r\n"
+            )
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._task is not None:
+            self._buffer += data
+            if len(self._buffer) > PIPELINE_BYTES:
+                self.transport.pause_reading()
+        elif self._head is None:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._read_head()
+        else:
+            self._read_body(data)
+
+    def eof_received(self) -> bool:
+        """A half-closed client counts as gone, as it does for a real Ollama."""
+        return False
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._door.connections.discard(self)
+        self._buffer = b""
+        self._body.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._source is not None:
+            self._source.pause()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._source is not None:
+            self._source.resume()
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def _read_head(self) -> None:
+        data = self._buffer
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > self._door.limits.max_header_bytes or not data[:1].isalpha():
+                self._move_to_aiohttp()  # it says what is wrong, and closes
+            return
+        endpoint = self._door.paths.get(data[5 : data.find(b" ", 5, 256)])
+        if endpoint is None or not data.startswith(b"POST /"):
+            self._move_to_aiohttp()
+            return
+        end += 4
+        head = RequestHead(self.client)
+        parser = httptools.HttpRequestParser(head)
+        try:
+            parser.feed_data(data[:end])
+        except httptools.HttpParserError:
+            self._move_to_aiohttp()
+            return
+        too_long = end > self._door.limits.max_header_bytes
+        if head.odd or too_long or parser.get_http_version() != "1.1":
+            self._move_to_aiohttp()
+            return
+        self._keep = parser.should_keep_alive() and not self._door.draining
+        self._head = head
+        self._endpoint = endpoint
+        if head.length > self._door.limits.max_body_bytes:
+            self._refuse_body(endpoint)
+            return
+        self._body_missing = head.length
+        self._deadline_s = monotonic_s() + self._door.limits.body_timeout_s
+        self._buffer = b""
+        self._read_body(data[end:])
+
+    def _read_body(self, data: bytes) -> None:
+        missing = self._body_missing
+        if len(data) < missing:
+            self._body.append(data)
+            self._body_missing = missing - len(data)
+            self._deadline_s = monotonic_s() + self._door.limits.body_timeout_s
+            return
+        if len(data) > missing:
+            self._buffer = data[missing:]
+            data = data[:missing]
+        if self._body:
+            self._body.append(data)
+            data = b"".join(self._body)
+            self._body.clear()
+        self._start_serving(data)
+
+    def _start_serving(self, body: bytes) -> None:
+        endpoint, head = self._endpoint, self._head
+        if endpoint is None or head is None:
+            return
+        self._deadline_s = 0.0
+        self.started = False
+        self.finished = False
+        self._task = asyncio.get_running_loop().create_task(
+            self._door.serve(endpoint, head, body, self)
+        )
+        self._task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """The request path has ended: on to the next request, if the answer was finished."""
+        self._source = None
+        self._head = None
+        self._endpoint = None
+        self._task = None
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.error("request path failed", exc_info=failure)
+        if self.transport.is_closing():
+            return
+        if not self.finished:  # nobody may take half an answer for a whole one
+            self.transport.abort()
+            return
+        if not self._keep or self._door.draining:
+            self.transport.close()
+            return
+        self._deadline_s = monotonic_s() + self._door.limits.idle_timeout_s
+        if self._buffer:
+            self.transport.resume_reading()
+            self._read_head()
+
+    def _move_to_aiohttp(self) -> None:
+        door = self._door
+        door.connections.discard(self)
+        protocol = door.hand_over()
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(self._buffer)
+        self._buffer = b""
+
+    def _refuse_body(self, endpoint: Endpoint) -> None:
+        self._refuse(body_too_large(self._door.limits.max_body_bytes), endpoint)
+
+    def check_deadline(self, now_s: float) -> None:
+        if not self._deadline_s or now_s < self._deadline_s:
+            return
+        if self._head is None and not self._buffer:
+            self.transport.close()  # idle between requests
+            return
+        silent_s = (
+            self._door.limits.header_timeout_s
+            if self._head is None
+            else self._door.limits.body_timeout_s
+        )
+        self._refuse(body_timeout(silent_s), self._endpoint)
+
+    def _refuse(self, error: ApiError, endpoint: Endpoint | None) -> None:
+        """An error before the request path begins; the connection is of no more use."""
+        self._keep = False
+        self._deadline_s = 0.0
+        dialect, path = (endpoint.dialect, endpoint.path) if endpoint else (Dialect.OLLAMA, "/")
+        answer(self, *render(error, dialect, path))
+        self.transport.close()
+
+    @property
+    def is_busy(self) -> bool:
+        return self._task is not None
+
+    # --- Reply -----------------------------------------------------------------------------
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        self.started = True
+        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        self._chunked = length is None and status not in (204, 304)
+        if self._chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is not None:
+            parts.append(b"Content-Length: %d\r\n" % length)
+        parts.append(b"\r\n" if self._keep else b"Connection: close\r\n\r\n")
+        self._head_out = b"".join(parts)
+
+    def write(self, data: bytes) -> None:
+        if self._chunked:
+            if not data:
+                return
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head_out:
+            data = self._head_out + data
+            self._head_out = b""
+        self.transport.write(data)
+
+    def flush(self) -> None:
+        if self._head_out:
+            self.transport.write(self._head_out)
+            self._head_out = b""
+
+    def finish(self) -> None:
+        self.finished = True
+        end = b"0\r\n\r\n" if self._chunked else b""
+        if self._head_out or end:
+            self.transport.write(self._head_out + end)
+            self._head_out = b""
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def draw_from(self, source: Source | None) -> None:
+        self._source = source
+        if source is not None and self._paused:
+            source.pause()
