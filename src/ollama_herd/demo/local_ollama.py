@@ -18,23 +18,21 @@ class LocalModel(NamedTuple):
 
 
 def find() -> LocalModel | None:
-    """A loaded model before a small one; None without Ollama or without a model that chats."""
-    told = parse_ollama_host(os.environ.get("OLLAMA_HOST", ""))
+    """A loaded model before a small one; None without Ollama or without a model that chats.
+
+    As for Ollama's own client OLLAMA_HOST stands in for the usual address, unless it is a herd:
+    machines that use one have it there, and a herd must not serve itself.
+    """
     usual = EngineAddress("127.0.0.1", DEFAULT_PORT)
-    for address in dict.fromkeys(item for item in (told, usual) if item is not None):
-        try:
-            if _is_herd(address.url):
-                continue
-            found = _best_model(address.url)
-        except (*FAILURES, KeyError, TypeError, AttributeError):
-            continue  # not an Ollama, or not now
-        if found is not None:
-            return found
-    return None
+    told = parse_ollama_host(os.environ.get("OLLAMA_HOST", ""))
+    try:
+        address = usual if told is None or _is_herd(told.url) else told
+        return _best_model(address.url)
+    except (*FAILURES, KeyError, TypeError, AttributeError):
+        return None  # no Ollama, or something else that listens there
 
 
 def _is_herd(url: str) -> bool:
-    """OLLAMA_HOST points to the herd on machines that use one; it must not serve itself."""
     try:
         get_json(f"{url}/fleet/status")
     except ValueError:

@@ -1,0 +1,133 @@
+"""Parts of the demo against real sockets and processes: which model, one chat, no orphans."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ollama_herd.demo import chat, local_ollama
+from ollama_herd.demo.children import Child, end_all
+from ollama_herd.demo.fleet import free_port
+from tests.fakes.models import embedding_model, model
+from tests.fakes.ollama import FakeOllama
+from tests.fakes.state import Fault
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{fake.port}")
+
+
+def test_the_smallest_model_that_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = model("big", size_bytes=9_000_000)
+    small = model("small", size_bytes=5_000_000, capabilities=("completion", "thinking"))
+    tiny = embedding_model("embed", size_bytes=1)
+    with FakeOllama([big, tiny, small]).in_thread() as fake:
+        use(monkeypatch, fake)
+        assert local_ollama.find() == (fake.url, "small:latest", True)
+        chat.ask(fake.url, chat.request_body("big:latest"), print)
+        assert local_ollama.find() == (fake.url, "big:latest", False)  # loaded now
+
+
+def test_an_ollama_without_a_chat_model_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeOllama([embedding_model("embed")]).in_thread() as fake:
+        use(monkeypatch, fake)
+        assert local_ollama.find() is None
+
+
+def test_no_ollama_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    assert local_ollama.find() is None
+
+
+def test_something_else_that_listens_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.getsockname()[1]}")
+        assert local_ollama.find() is None
+
+
+def test_an_answer_is_shown_as_it_comes() -> None:
+    pieces: list[str] = []
+    with FakeOllama([model("m")]).in_thread() as fake:
+        answer = chat.ask(fake.url, chat.request_body("m"), pieces.append)
+    assert len(pieces) == answer.tokens == fake.counters.tokens > 1
+    assert answer.tokens_per_s > 0
+    assert answer.ttft_s >= 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Fault.ERROR_500, "."),
+        (Fault.CLOSE, "broke off"),
+        (Fault.GARBAGE, "broke off"),
+        (Fault.CUT_MID_STREAM, "broke off|without its end marker"),
+        (Fault.CLEAN_END, "without its end marker"),
+        (Fault.ERROR_MID_STREAM, "unexpected EOF"),
+    ],
+)
+def test_an_answer_that_fails_says_why(fault: Fault, text: str) -> None:
+    with FakeOllama([model("m")]).in_thread() as fake:
+        fake.fail_next(fault)
+        with pytest.raises(chat.ChatError, match=text):
+            chat.ask(fake.url, chat.request_body("m"), print)
+
+
+def test_an_unknown_model_says_so() -> None:
+    with (
+        FakeOllama([model("m")]).in_thread() as fake,
+        pytest.raises(chat.ChatError, match="model 'x' not found"),
+    ):
+        chat.ask(fake.url, chat.request_body("x"), print)
+
+
+def test_a_busy_port_is_left_to_its_owner() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        other = free_port(port)
+        assert other not in (0, port)
+    assert free_port(other) == other
+
+
+PARENT = """
+import subprocess, sys, time
+command = [sys.executable, "-c", sys.argv[1]]
+child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+SLEEPER = "import time; from ollama_herd.demo import lifeline; lifeline.hold(); time.sleep(60)"
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            PARENT,
+            SLEEPER,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert psutil.wait_procs([child], timeout=10)[1] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_child_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_herd.demo.children._END_S", 0.2)
+    child = Child("stuck", "herd", ["--port", "0"], tmp_path / "log")
+    os.kill(child.pid, signal.SIGSTOP)
+    assert not child.has_ended
+    end_all([child])
+    assert child.has_ended
