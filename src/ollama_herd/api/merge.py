@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import msgspec
 
+from ollama_herd.api.errors import ApiError, unknown_listed_model
 from ollama_herd.api.gojson import escape_html
 from ollama_herd.core.fleet import USABLE, Fleet
 from ollama_herd.core.names import DEFAULT_NAMESPACE, DEFAULT_TAG, canonical_name
@@ -102,7 +103,7 @@ def tags(fleet: Fleet) -> bytes:
     return _encoded({"models": [_tag(listed) for listed in _listed(fleet)]})
 
 
-def openai_models(fleet: Fleet) -> bytes:
+def models(fleet: Fleet) -> bytes:
     """The body of `/v1/models`; ids as the engines list them."""
     data = [
         _openai_model(listed.replica.model.name, listed.modified_s) for listed in _listed(fleet)
@@ -110,15 +111,15 @@ def openai_models(fleet: Fleet) -> bytes:
     return _encoded({"object": "list", "data": data}) + b"\n"
 
 
-def openai_model(fleet: Fleet, model: str) -> bytes | None:
-    """The body of `/v1/models/{model}`, which echoes the name as asked; None for an unknown one."""
-    replicas = fleet.replicas.get(canonical_name(model))
+def model(fleet: Fleet, name: str) -> bytes | ApiError:
+    """The body of `/v1/models/{model}`, which echoes the name as asked."""
+    replicas = fleet.replicas.get(canonical_name(name))
     if not replicas:
-        return None
-    return _encoded(_openai_model(model, _entry(replicas).modified_s)) + b"\n"
+        return unknown_listed_model(name)
+    return _encoded(_openai_model(name, _entry(replicas).modified_s)) + b"\n"
 
 
-def running(fleet: Fleet) -> bytes:
+def ps(fleet: Fleet) -> bytes:
     """The body of `/api/ps`, the one that stays longest first."""
     found: dict[str, list[tuple[LoadedModel, EngineKind, str]]] = {}
     for node_id, engine in _usable_engines(fleet):
@@ -172,18 +173,18 @@ def _entry(replicas: Sequence[Replica]) -> _Listed:
 
 def _tag(listed: _Listed) -> _Tag:
     replica = listed.replica
-    model = replica.model
-    name = _tagged(model.name)
-    capabilities = model.capabilities
+    known = replica.model
+    name = _tagged(known.name)
+    capabilities = known.capabilities
     if not capabilities and replica.kind is EngineKind.OPENAI:
         capabilities = ("completion",)  # clients hide a model that says it can do nothing
-    details = model.details
+    details = known.details
     return _Tag(
         name=name,
         model=name,
         modified_at=listed.modified_at,
-        size=model.size_bytes,
-        digest=full_digest(model.digest, model.name),
+        size=known.size_bytes,
+        digest=full_digest(known.digest, known.name),
         details=_FullDetails(
             parent_model=details.parent_model,
             format=details.format,
