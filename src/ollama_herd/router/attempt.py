@@ -160,7 +160,7 @@ def prepare_call(
         request_head = engine_head(head.path, headers, replica.endpoint, len(parsed.body))
         return Call(request_head, parsed.body, endpoint)
     if endpoint.dialect is Dialect.OLLAMA:
-        translation = translate(endpoint, parsed.body, replica.model.name, now_s())
+        translation = translate(endpoint, parsed, replica.model.name, now_s())
         if isinstance(translation, (LocalAnswer, ApiError)):
             return translation
         path, body = translation.path.encode(), translation.body
