@@ -10,7 +10,7 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-_QUIET = ("aiohttp.access", "asyncio", "zeroconf")
+_QUIET = ("aiohttp.access", "alembic", "asyncio", "zeroconf")
 """Libraries whose everyday messages mean nothing to a user; their warnings are shown."""
 
 
