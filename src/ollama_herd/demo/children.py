@@ -84,4 +84,5 @@ def _own_group() -> dict[str, Any]:
     """Ctrl-C in the terminal is for the parent, which then ends its children in order."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
+    else:  # a type checker follows platforms only so
+        return {"start_new_session": True}
