@@ -4,6 +4,7 @@ The standard library has zstd from Python 3.14 on; before it, `backports.zstd` i
 """
 
 import importlib
+import sys
 from functools import cache
 from types import ModuleType
 
@@ -15,7 +16,7 @@ MAX_UNPACKED_BYTES = 20 << 20
 MAX_WINDOW_LOG = 23
 """8 MiB of window, the memory that Ollama allows its decoder."""
 
-_MODULES = ("compression.zstd", "backports.zstd")
+IN_STDLIB = sys.version_info >= (3, 14)
 
 
 def unpack_zstd(packed: bytes, limit_bytes: int = MAX_UNPACKED_BYTES) -> bytes | ApiError:
@@ -41,9 +42,7 @@ def unpack_zstd(packed: bytes, limit_bytes: int = MAX_UNPACKED_BYTES) -> bytes |
 
 @cache
 def _zstd() -> ModuleType | None:
-    for name in _MODULES:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    return None
+    try:
+        return importlib.import_module("compression.zstd" if IN_STDLIB else "backports.zstd")
+    except ImportError:
+        return None
