@@ -5,8 +5,9 @@ translation from `api.translate` stands between, for this attempt only.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError
@@ -32,14 +33,10 @@ NOT_FOR_ENGINES = HOP_BY_HOP | {
 }
 """Request headers that stop here; all others reach the engine."""
 
-NOT_FOR_CLIENTS = HOP_BY_HOP | {b"content-length", b"vary"}
-"""Response headers that stop here, with those of the engine's own CORS answer."""
-
 _STREAMS = (b"application/x-ndjson", b"text/event-stream")
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
+class Relayed(msgspec.Struct, frozen=True):
     """How the relaying ended.
 
     `whole`: the engine ended its answer properly. `told`: the client has read what went wrong.
@@ -86,12 +83,9 @@ class Call:
         return await self._translate(self._translation, connection, reply, headers)
 
     async def _pass(self, connection: EngineConnection, reply: Reply, headers: Headers) -> Relayed:
-        content_type = connection.header(b"content-type")
-        self.is_stream = content_type.startswith(_STREAMS)
+        self.is_stream = connection.content_type.startswith(_STREAMS)
         self.framed_by_length = connection.length is not None
-        reply.start(
-            connection.status, [*passed_on(connection.headers), *headers], connection.length
-        )
+        reply.start(connection.status, [*connection.headers, *headers], connection.length)
         reply.draw_from(connection)
         connection.relay(reply.write)
         reply.flush()
@@ -109,7 +103,7 @@ class Call:
         """The head goes out with the first translated bytes: until then the status is not final,
         and a failure can be retried elsewhere.
         """
-        translation.head(connection.status, connection.header(b"content-type").decode("latin-1"))
+        translation.head(connection.status, connection.content_type.decode("latin-1"))
 
         def begin(length: int | None) -> None:
             content_type = translation.content_type.encode()
@@ -186,16 +180,6 @@ def engine_head(path: bytes, headers: Headers, address: EngineAddress, length: i
             parts += (name, b": ", value, b"\r\n")
     parts.append(b"content-length: %d\r\n\r\n" % length)
     return b"".join(parts)
-
-
-def passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """An engine's response headers without those that are about its connection or its CORS."""
-    return [
-        (name, value)
-        for name, value in headers
-        if (lower := name.lower()) not in NOT_FOR_CLIENTS
-        and not lower.startswith(b"access-control-")
-    ]
 
 
 def herd_headers(journal: Journal, node_name: Callable[[str], str]) -> list[tuple[bytes, bytes]]:

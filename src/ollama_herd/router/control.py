@@ -14,7 +14,6 @@ from ollama_herd.api.errors import (
     method_not_allowed,
     not_found,
     render,
-    unknown_listed_model,
 )
 from ollama_herd.api.fleet_status import fleet_status
 from ollama_herd.api.origin import preflight_headers
@@ -85,10 +84,9 @@ class _Answers:
         return _json(merge.models(self._registry.fleet), "application/json")
 
     async def model(self, request: web.Request) -> web.Response:
-        name = request.match_info["model"]
-        found = merge.model(self._registry.fleet, name)
-        if found is None:
-            return _error(unknown_listed_model(name), Dialect.OPENAI, request.path)
+        found = merge.model(self._registry.fleet, request.match_info["model"])
+        if isinstance(found, ApiError):
+            return _error(found, Dialect.OPENAI, request.path)
         return _json(found, "application/json")
 
     async def fleet_status(self, _request: web.Request) -> web.Response:

@@ -6,7 +6,6 @@ from ollama_herd.core.request import (
     Attempt,
     InferenceRequest,
     OutcomeKind,
-    Priority,
     Refusal,
     Usage,
 )
@@ -30,25 +29,17 @@ class Journal:
         "queue_ms",
         "refusal",
         "request",
+        "request_id",
         "status",
         "tags",
         "ttft_ms",
         "usage",
     )
 
-    def __init__(self, request_id: str, endpoint: Endpoint, client: str) -> None:
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
         self.arrived_s = monotonic_s()
-        self.request = InferenceRequest(
-            request_id=request_id,
-            model="",
-            model_key="",
-            kind=endpoint.kind,
-            dialect=endpoint.dialect,
-            path=endpoint.path,
-            arrived_s=self.arrived_s,
-            client=client,
-            priority=Priority.INTERACTIVE,
-        )
+        self.request: InferenceRequest | None = None  # until its body has been read
         self.decision: RouteDecision | None = None
         self.attempts: list[Attempt] = []
         self.queue_ms = 0.0
@@ -113,11 +104,27 @@ class Journal:
             len(self.decision.candidates),
         )
 
-    def trace(self) -> Trace:
+    @property
+    def model(self) -> str:
+        """As asked; "" when the body could not be read."""
+        return self.request.model if self.request is not None else ""
+
+    def trace(self, endpoint: Endpoint, client: str) -> Trace:
+        """The row for the store. `endpoint` and `client` tell of a request that was not read."""
         total_ms = self.since_ms()
+        request = self.request or InferenceRequest(
+            request_id=self.request_id,
+            model="",
+            model_key="",
+            kind=endpoint.kind,
+            dialect=endpoint.dialect,
+            path=endpoint.path,
+            arrived_s=self.arrived_s,
+            client=client,
+        )
         last = self.attempts[-1] if self.attempts else None
         return Trace(
-            request=self.request,
+            request=request,
             started_s=now_s() - total_ms / 1000.0,
             total_ms=total_ms,
             queue_ms=self.queue_ms,

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from ollama_herd.api.endpoints import Endpoint
@@ -30,7 +29,7 @@ from ollama_herd.core.names import canonical_name
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority
 from ollama_herd.core.routing import Candidate, RouteDecision
 from ollama_herd.core.trace import Trace
-from ollama_herd.router.attempt import Call, herd_headers, passed_on, prepare_call
+from ollama_herd.router.attempt import Call, herd_headers, prepare_call
 from ollama_herd.router.dispatcher import Dispatcher, Refused
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.journal import Journal
@@ -86,12 +85,12 @@ class Exchange:
         self.endpoint = endpoint
         self.head = head
         self.reply = reply
-        self.journal = Journal(f"{_run_id}-{next(_numbers)}", endpoint, head.client)
+        self.journal = Journal(f"{_run_id}-{next(_numbers)}")
         self.more: Headers = ()
 
     @property
     def request_id(self) -> str:
-        return self.journal.request.request_id
+        return self.journal.request_id
 
     def herd_headers(self) -> Headers:
         return [*herd_headers(self.journal, self.parts.node_name), *self.more]
@@ -123,11 +122,11 @@ async def serve(
         if isinstance(parsed, ApiError):
             exchange.refuse(parsed)
             return
-        journal.request = _request(journal.request, parsed, head)
-        await _answer(exchange, parsed)
+        journal.request = _request(exchange, parsed)
+        await _answer(exchange, parsed, journal.request)
     except Refused as refusal:
         journal.refusal = refusal.refusal
-        exchange.refuse(refused(refusal.refusal, journal.request.model, endpoint))
+        exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
     except Exhausted as exhausted:
         _pass_on_failure(exchange, exhausted.held)
     except asyncio.CancelledError:
@@ -144,13 +143,13 @@ async def serve(
         else:
             exchange.refuse(_defect(exchange.request_id))
     finally:
-        parts.put_trace(journal.trace())
+        parts.put_trace(journal.trace(endpoint, head.client))
 
 
-async def _answer(exchange: Exchange, parsed: ParsedBody) -> None:
+async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequest) -> None:
     """Attempt after attempt, each on a replica that was granted, until one answers."""
     parts, journal = exchange.parts, exchange.journal
-    decision = await parts.dispatcher.grant(journal.request)
+    decision = await parts.dispatcher.grant(request)
     while True:
         candidate = _winner(decision)
         journal.begin(decision, candidate)
@@ -247,7 +246,7 @@ async def _held(connection: EngineConnection, call: Call) -> HeldAnswer | None:
     body = await connection.read_all(HELD_ANSWER_BYTES)
     if body is None:
         return None
-    return call.failure(connection.status, passed_on(connection.headers), body)
+    return call.failure(connection.status, connection.headers, body)
 
 
 def _not_called(exchange: Exchange, error: ApiError) -> Failed:
@@ -274,7 +273,7 @@ def _pass_on_failure(exchange: Exchange, held: HeldAnswer | None) -> None:
         reply.finish()
         return
     names = {attempt.node_id: parts.node_name(attempt.node_id) for attempt in journal.attempts}
-    error = attempts_failed(journal.request.model, journal.attempts, names)
+    error = attempts_failed(journal.model, journal.attempts, names)
     exchange.refuse(error, herd_headers(journal, parts.node_name))
 
 
@@ -312,18 +311,24 @@ def _winner(decision: RouteDecision) -> Candidate:
     return winner
 
 
-def _request(blank: InferenceRequest, parsed: ParsedBody, head: RequestHead) -> InferenceRequest:
-    return msgspec.structs.replace(
-        blank,
+def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
+    endpoint = exchange.endpoint
+    return InferenceRequest(
+        request_id=exchange.request_id,
         model=parsed.model,
         model_key=canonical_name(parsed.model),
+        kind=endpoint.kind,
+        dialect=endpoint.dialect,
+        path=endpoint.path,
+        arrived_s=exchange.journal.arrived_s,
         stream=parsed.stream,
         prompt_tokens=parsed.prompt_tokens,
         max_tokens=parsed.max_tokens,
         load_options=parsed.load_options,
+        client=exchange.head.client,
+        priority=_priority(exchange.head),
         fallback_models=parsed.fallback_models,
         is_load_only=parsed.is_load_only,
-        priority=_priority(head),
     )
 
 

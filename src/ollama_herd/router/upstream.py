@@ -1,8 +1,8 @@
 """Pooled connections to engines: the only module of the router that opens them.
 
-One connection carries one request at a time. The response is parsed only for its framing; body
-bytes go to the reply as they come, and the last two reads are kept for the end marker and the
-token counts.
+One connection carries one request at a time. The response is parsed only for its framing and its
+head (`headers` are those that go on to the client); body bytes go to the reply as they come, and
+the last two reads are kept for the end marker and the token counts.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import httptools
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import Endpoint
 from ollama_herd.core.request import OutcomeKind
+from ollama_herd.router.reply import HOP_BY_HOP
 
 IDLE_EXPIRY_S = 4.0
 """llama.cpp's server closes idle connections after 5 s; Ollama never does."""
@@ -28,6 +29,10 @@ tool call's last line may be longer."""
 
 MAX_HEAD_BYTES = 65536
 """Bound on an engine's response head, so that garbage cannot fill the memory."""
+
+
+NOT_FOR_CLIENTS = HOP_BY_HOP | {b"vary"}
+"""Response headers that stop here, with those of the engine's own CORS answer."""
 
 
 class UpstreamFailed(Exception):  # noqa: N818 - a failed attempt is an outcome, not a defect
@@ -56,6 +61,7 @@ class EngineConnection(asyncio.Protocol):
         "_until_close",
         "answered",
         "complete",
+        "content_type",
         "headers",
         "idle_since_s",
         "length",
@@ -81,6 +87,7 @@ class EngineConnection(asyncio.Protocol):
     def _reset(self) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.content_type = b""
         self.length: int | None = None
         self.complete = False
         self.answered = False
@@ -151,13 +158,6 @@ class EngineConnection(asyncio.Protocol):
         if len(self._last) >= TAIL_BYTES:
             return self._last[-TAIL_BYTES:]
         return (self._previous + self._last)[-TAIL_BYTES:]
-
-    def header(self, name: bytes) -> bytes:
-        """The first response header of that (lower-case) name, b"" without one."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return b""
 
     def is_reusable(self) -> bool:
         return self.complete and self._keep and self.lost is None
@@ -230,13 +230,7 @@ class EngineConnection(asyncio.Protocol):
         if self.status < 200:  # 100 Continue and the like: the real head comes later
             self.headers.clear()
             return
-        chunked = False
-        for name, value in self.headers:
-            lower = name.lower()
-            if lower == b"content-length":
-                self.length = int(value)
-            elif lower == b"transfer-encoding":
-                chunked = True
+        chunked = self._sort_headers()
         if chunked:
             self.length = None
         elif self.length is None:
@@ -244,6 +238,23 @@ class EngineConnection(asyncio.Protocol):
         self.answered = True
         if self._head is not None and not self._head.done():
             self._head.set_result(None)
+
+    def _sort_headers(self) -> bool:
+        """Keep what goes on to the client, note what frames the body; True when it is chunked."""
+        chunked = False
+        passed = []
+        for header in self.headers:
+            name = header[0].lower()
+            if name == b"content-length":
+                self.length = int(header[1])
+            elif name == b"transfer-encoding":
+                chunked = True
+            elif name not in NOT_FOR_CLIENTS and not name.startswith(b"access-control-"):
+                passed.append(header)
+                if name == b"content-type":
+                    self.content_type = header[1]
+        self.headers = passed
+        return chunked
 
     def on_body(self, data: bytes) -> None:
         if not self.complete:
