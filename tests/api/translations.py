@@ -66,3 +66,8 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
 def lines(output: bytes) -> list[dict[str, Any]]:
     assert output.endswith(b"\n")
     return [json.loads(line) for line in output.splitlines()]
+
+
+def text_of(output: bytes) -> str:
+    """The text of a streamed chat, put together."""
+    return "".join(line["message"]["content"] for line in lines(output) if "message" in line)

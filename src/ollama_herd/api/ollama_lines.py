@@ -16,8 +16,11 @@ from ollama_herd.core.request import Kind
 NDJSON: Final = "application/x-ndjson"
 JSON: Final = "application/json; charset=utf-8"
 
-_MAX_INT64: Final = 2**63 - 1
+MAX_COUNT: Final = 2**63 - 1
 """Go clients read durations and counts into int64 and fail on anything larger."""
+
+_LONGEST_S: Final = 9.2e9
+"""Almost the seconds whose nanoseconds fill an int64."""
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -162,7 +165,7 @@ def embedding_body(embedding: list[float]) -> bytes:
 
 def nanoseconds(amount_s: float) -> int:
     """A duration as Ollama counts it; never negative (wall clocks step back) and within int64."""
-    return max(0, min(_MAX_INT64, round(amount_s * 1e9)))
+    return round(max(0.0, min(_LONGEST_S, amount_s)) * 1e9)
 
 
 def _metrics(metrics: Metrics) -> bytes:

@@ -5,7 +5,8 @@ is read field by field and what does not fit is left out; only what is no JSON o
 refused.
 """
 
-from typing import Any
+import sys
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -161,7 +162,7 @@ def _logprob(item: dict[str, Any], top: int) -> Logprob:
         numbers = list(token.encode())
     return Logprob(
         token,
-        float(chance) if isinstance(chance, int | float) else _MISSING_LOGPROB,
+        float(chance) if _is_number(chance) else _MISSING_LOGPROB,
         numbers or None,
         [_logprob(other, 0) for other in alternatives] or None,
     )
@@ -218,9 +219,16 @@ def _fitting(kind: type[Any], value: Any) -> Any:
     fields = {}
     for field in kind.__struct_fields__:
         number = value.get(field)
-        if isinstance(number, int | float) and not isinstance(number, bool):
+        if _is_number(number):
             fields[field] = number if field.endswith("_ms") else int(number)
     return kind(**fields)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    """A number that a float can hold; neither NaN nor infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

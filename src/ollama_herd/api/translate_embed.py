@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ollama_herd.api.ollama_lines import embed_body, embedding_body, nanoseconds
+from ollama_herd.api.ollama_lines import MAX_COUNT, embed_body, embedding_body, nanoseconds
 from ollama_herd.api.openai_chunks import Counts
 from ollama_herd.api.translate_errors import GARBAGE, Failure, failed_event
 from ollama_herd.api.translate_reply import Reply
@@ -56,7 +56,7 @@ class EmbedReply(Reply):
                 self._call.model,
                 vectors,
                 total_ns=nanoseconds(now_s - self._started_s),
-                prompt_eval_count=max(0, counts.prompt_tokens or 0),
+                prompt_eval_count=max(0, min(MAX_COUNT, counts.prompt_tokens or 0)),
             )
         self.usage = Usage(prompt_tokens=counts.prompt_tokens, done_reason="stop")
         return output

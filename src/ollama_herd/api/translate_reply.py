@@ -15,6 +15,7 @@ from typing import Any
 from ollama_herd.api.framing import BARE_TEXT, Event, FrameTooLargeError, SseSplitter
 from ollama_herd.api.ollama_lines import (
     JSON,
+    MAX_COUNT,
     NDJSON,
     LineWriter,
     Logprob,
@@ -308,9 +309,9 @@ class GenerationReply(Reply):
         return Metrics(
             total_ns,
             load_ns,
-            max(0, prompt_tokens or 0),
+            _counted(prompt_tokens),
             prompt_ns,
-            max(0, output_tokens or 0),
+            _counted(output_tokens),
             max(1, eval_ns),  # clients divide by it
         )
 
@@ -333,6 +334,11 @@ _BAD_TOOL_CALL = Failure(
     502,
     "the model called a tool with arguments that are not a JSON object; send the request again",
 )
+
+
+def _counted(tokens: int | None) -> int:
+    """What an engine may have counted."""
+    return max(0, min(MAX_COUNT, tokens or 0))
 
 
 def _is_whole(data: bytes) -> bool:
