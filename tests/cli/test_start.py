@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from ollama_herd.clock import monotonic_s
+from ollama_herd.demo.fleet import free_port
 
 COMMANDS = {"herd": "ollama_herd.cli.herd", "herd-node": "ollama_herd.cli.node"}
 
@@ -110,3 +115,60 @@ def test_options_of_the_router_do_not_go_before_a_command(tmp_path: Path) -> Non
     ended = start("herd", "--port", "1", "demo", home=tmp_path)
     assert ended.returncode == 2
     assert "after 'demo'" in ended.stderr
+
+
+@contextmanager
+def herd(home: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+    """A router that listens; ended with the block."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HERD_")}
+    command = [sys.executable, "-m", COMMANDS["herd"], "--host", "127.0.0.1", "--no-mdns"]
+    process = subprocess.Popen(
+        [*command, "--home", str(home), "--port", str(port)],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            lines: list[str] = []
+            for line in process.stderr:
+                lines.append(line)
+                if "herd is listening" in line:
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_router_says_what_is_in_its_way(tmp_path: Path) -> None:
+    port = free_port(0)
+    with herd(tmp_path / "one", port) as first:
+        same_home = start("herd", "--port", "0", home=tmp_path / "one")
+        assert same_home.returncode == 1
+        assert f"already running (process {first.pid})" in same_home.stderr
+        assert "--home" in same_home.stderr
+        assert len(same_home.stderr.splitlines()) == 1
+
+        arguments = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+        same_port = start("herd", *arguments, home=tmp_path / "two")
+        assert same_port.returncode == 1
+        assert f"port {port} is in use by " in same_port.stderr
+        assert f"(process {first.pid})" in same_port.stderr
+        assert len(same_port.stderr.splitlines()) == 1
+
+        begun_s = monotonic_s()
+        first.terminate()
+        assert first.wait(timeout=10) == 0
+        assert monotonic_s() - begun_s < 5
+
+
+def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
+    arguments = ["--host", "192.0.2.1", "--port", "0", "--no-mdns", "--log-level", "error"]
+    ended = start("herd", *arguments, home=tmp_path)
+    assert ended.returncode == 1
+    assert "cannot listen on 192.0.2.1" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
