@@ -5,7 +5,7 @@ The writer turns texts into numbers, queries turn numbers back. 0 is "" and is n
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ollama_herd.store.schema import labels
@@ -53,13 +53,14 @@ def tags_of(text: str) -> tuple[str, ...]:
 class LabelNumbers(dict[str | tuple[str, ...], int]):
     """Numbers by text (or by tuple of tags); an unknown one is stored when it is looked up.
 
-    Belongs to the writer thread. Looking up raises SQLAlchemyError when the database fails.
+    Belongs to the writer thread, and uses a transaction of `connection` of its own: never look up
+    within another. Looking up raises SQLAlchemyError when the database fails.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__({"": 0, (): 0})
-        self._engine = engine
-        insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._connection = connection
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         self._insert = insert(labels).on_conflict_do_nothing()
 
     def __missing__(self, key: str | tuple[str, ...]) -> int:
@@ -74,12 +75,12 @@ class LabelNumbers(dict[str | tuple[str, ...], int]):
 
     def _stored(self, space: int, text: str) -> int:
         query = select(labels.c.id).where(labels.c.space == space, labels.c.text == text)
-        with self._engine.begin() as connection:
-            number = connection.execute(query).scalar()
+        with self._connection.begin():
+            number = self._connection.execute(query).scalar()
         if number is None:
-            with self._engine.begin() as connection:
-                connection.execute(self._insert, {"space": space, "text": text})
-                number = connection.execute(query).scalar_one()
+            with self._connection.begin():
+                self._connection.execute(self._insert, {"space": space, "text": text})
+                number = self._connection.execute(query).scalar_one()
         return int(number)
 
     def bound(self) -> None:

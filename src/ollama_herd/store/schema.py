@@ -50,12 +50,8 @@ traces = Table(
     _number("started_at"),
     _label("client_label"),
     _label("key_label"),
-    _label("dialect_label"),
     _label("path_label"),
-    _label("kind_label"),
-    _label("asked_label"),
     _label("model_label"),
-    _label("served_label"),
     _label("node_label"),
     Column("status", Integer, nullable=False),
     _label("error_label"),
@@ -72,9 +68,7 @@ traces = Table(
     Column("prompt_tokens", BigInteger),
     Column("output_tokens", BigInteger),
     Column("attempt_count", Integer, nullable=False),
-    Column("detail", Text, nullable=False),
-    Column("decision", Text),
-    Column("attempts", Text, nullable=False),
+    Column("record", Text, nullable=False),
     Index("traces_request", "request_id"),
     # Every filter is a scan of this index from its end; see the module's first lines.
     Index(

@@ -1,11 +1,11 @@
 """What the database knows of a request: the values that queries answer with. Pure.
 
-JSON columns are arrays by position, which is a third of the size of objects; new fields are only
+A record is JSON arrays by position, which is a third of the size of objects; new fields are only
 ever appended (a test holds the order), so that rows of older versions stay readable.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -13,24 +13,22 @@ from ollama_herd.core.request import Attempt, OutcomeKind
 from ollama_herd.core.routing import Cost
 from ollama_herd.store.labels import tags_of
 
-_Kept = TypeVar("_Kept")
-
 
 class StoredCandidate(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a candidate; `terms` are the values of `Cost` in its order."""
+    """What is kept of a candidate; `terms` are those of `Cost` in its order, in whole ms."""
 
     node_id: str
     engine_id: str
     model: str
     is_loaded: bool
     starts_now: bool
-    terms: tuple[float | None, ...]
+    terms: tuple[int, ...]
 
     @property
     def cost(self) -> Cost:
         """Terms that this version does not know are left out of it, but not of `total_ms`."""
         known = len(Cost.__struct_fields__)
-        return Cost(*(term if term is not None else 0.0 for term in self.terms[:known]))
+        return Cost(*map(float, self.terms[:known]))
 
 
 class StoredRejected(msgspec.Struct, frozen=True, array_like=True):
@@ -63,20 +61,6 @@ class StoredRefusal(msgspec.Struct, frozen=True, array_like=True):
     retry_after_s: int
 
 
-class StoredDetail(msgspec.Struct, frozen=True, array_like=True):
-    """What nobody filters on: the rest of the request, and the refusal if there was one."""
-
-    stream: bool
-    prompt_tokens_estimate: int
-    max_tokens: int | None
-    load_options: tuple[tuple[str, int | bool], ...]
-    priority: int
-    fallback_models: tuple[str, ...]
-    is_load_only: bool
-    done_reason: str
-    refusal: StoredRefusal | None
-
-
 class _StoredAttempt(msgspec.Struct, frozen=True, array_like=True):
     node_id: str
     engine_id: str
@@ -89,12 +73,51 @@ class _StoredAttempt(msgspec.Struct, frozen=True, array_like=True):
     detail: str
 
 
+class _Record(msgspec.Struct, frozen=True, array_like=True):
+    """The JSON column: all that nobody filters on."""
+
+    dialect: str
+    kind: str
+    model_asked: str
+    was_served: bool
+    stream: bool
+    prompt_tokens_estimate: int
+    max_tokens: int | None
+    load_options: tuple[tuple[str, int | bool], ...]
+    priority: int
+    fallback_models: tuple[str, ...]
+    is_load_only: bool
+    done_reason: str
+    decision: StoredDecision | None
+    attempts: tuple[_StoredAttempt, ...]
+    refusal: StoredRefusal | None
+
+
+_UNREADABLE = _Record(
+    dialect="",
+    kind="",
+    model_asked="",
+    was_served=False,
+    stream=False,
+    prompt_tokens_estimate=0,
+    max_tokens=None,
+    load_options=(),
+    priority=0,
+    fallback_models=(),
+    is_load_only=False,
+    done_reason="",
+    decision=None,
+    attempts=(),
+    refusal=None,
+)
+"""Instead of a record that a program of another version wrote: the columns still stand."""
+
+
 class StoredTrace(msgspec.Struct, frozen=True):
     """A trace as the database knows it. Durations are ms, None where nothing told them.
 
     `model` is what one filters by: the served model, else the one asked for. `ttft_ms` is -1 when
-    no byte was sent. `decision` and `detail` are None when there was none, or when a program of
-    another version wrote what cannot be read here.
+    no byte was sent. `prompt_tokens` is the engine's count, the estimate was made before routing.
     """
 
     id: int
@@ -102,12 +125,8 @@ class StoredTrace(msgspec.Struct, frozen=True):
     started_s: float
     client: str
     key_name: str
-    dialect: str
     path: str
-    kind: str
-    model_asked: str
     model: str
-    model_served: str
     node_id: str
     status: int
     error: str
@@ -124,9 +143,21 @@ class StoredTrace(msgspec.Struct, frozen=True):
     prompt_tokens: int | None
     output_tokens: int | None
     attempt_count: int
-    detail: StoredDetail | None
+    dialect: str
+    kind: str
+    model_asked: str
+    model_served: str
+    stream: bool
+    prompt_tokens_estimate: int
+    max_tokens: int | None
+    load_options: tuple[tuple[str, int | bool], ...]
+    priority: int
+    fallback_models: tuple[str, ...]
+    is_load_only: bool
+    done_reason: str
     decision: StoredDecision | None
     attempts: tuple[Attempt, ...]
+    refusal: StoredRefusal | None
 
     @property
     def cursor(self) -> str:
@@ -145,35 +176,9 @@ def position_of(cursor: str) -> tuple[float, int]:
     raise ValueError(f"{cursor!r} is no cursor: use the one that came with the last page.")
 
 
-def trace_of(row: Mapping[str, Any], texts: Mapping[int, str]) -> StoredTrace:
-    """The trace of a row of `schema.traces`, its labels spelt out."""
-
-    def text(column: str) -> str:
-        return texts.get(row[column], "")
-
-    return StoredTrace(
-        id=row["id"],
-        request_id=row["request_id"],
-        started_s=row["started_at"],
-        client=text("client_label"),
-        key_name=text("key_label"),
-        dialect=text("dialect_label"),
-        path=text("path_label"),
-        kind=text("kind_label"),
-        model_asked=text("asked_label"),
-        model=text("model_label"),
-        model_served=text("served_label"),
-        node_id=text("node_label"),
-        error=text("error_label"),
-        tags=tags_of(text("tags_label")),
-        detail=_kept(row["detail"], StoredDetail),
-        decision=_kept(row["decision"], StoredDecision),
-        attempts=_attempts(row["attempts"]),
-        **{column: row[column] for column in _PLAIN},
-    )
-
-
 _PLAIN = (
+    "id",
+    "request_id",
     "status",
     "reason",
     "queue_ms",
@@ -189,16 +194,37 @@ _PLAIN = (
     "attempt_count",
 )
 
+_AS_RECORDED = tuple(
+    name for name in _Record.__struct_fields__ if name not in {"was_served", "attempts"}
+)
 
-def _attempts(encoded: str) -> tuple[Attempt, ...]:
-    kept = _kept(encoded, tuple[_StoredAttempt, ...]) or ()
-    return tuple(Attempt(*msgspec.structs.astuple(attempt)) for attempt in kept)
+
+def trace_of(row: Mapping[str, Any], texts: Mapping[int, str]) -> StoredTrace:
+    """The trace of a row of `schema.traces`, its labels spelt out."""
+
+    def text(column: str) -> str:
+        return texts.get(row[column], "")
+
+    record = _record(row["record"])
+    model = text("model_label")
+    return StoredTrace(
+        started_s=row["started_at"],
+        client=text("client_label"),
+        key_name=text("key_label"),
+        path=text("path_label"),
+        model=model,
+        model_served=model if record.was_served else "",
+        node_id=text("node_label"),
+        error=text("error_label"),
+        tags=tags_of(text("tags_label")),
+        attempts=tuple(Attempt(*msgspec.structs.astuple(kept)) for kept in record.attempts),
+        **{column: row[column] for column in _PLAIN},
+        **{name: getattr(record, name) for name in _AS_RECORDED},
+    )
 
 
-def _kept(encoded: str | None, kind: type[_Kept]) -> _Kept | None:
-    if encoded is None:
-        return None
+def _record(encoded: str) -> _Record:
     try:
-        return msgspec.json.decode(encoded, type=kind)
-    except msgspec.DecodeError:  # a newer or foreign program wrote it: the columns still stand
-        return None
+        return msgspec.json.decode(encoded, type=_Record)
+    except msgspec.DecodeError:
+        return _UNREADABLE

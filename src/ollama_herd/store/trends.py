@@ -1,14 +1,17 @@
 """Counts, tokens and times to first token by minute and hour, kept while traces are written.
 
-Every sum is added to what is there, in the transaction of the traces themselves, so several
-routers may share a database and a crash loses neither more nor less than their traces. There is one
-series for the whole fleet, one a model and one a node; reading a trend never touches a trace.
+The writer adds them up in memory and every few seconds adds the sums to those in the database, so
+several routers may share one; a killed router loses the counts of these seconds, never a trace.
+There is a series for the whole fleet, for each model and each node; reading one touches no trace.
 """
 
 import enum
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from math import log2
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from operator import add
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, RowMapping, Table, select
@@ -19,19 +22,22 @@ from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.database import Database
-from ollama_herd.store.labels import number_of
+from ollama_herd.store.labels import LabelNumbers, number_of
 from ollama_herd.store.schema import trend_ttfts, trends
 
 SLOTS_PER_OCTAVE = 8
 """Times to first token are counted in slots that grow by 2^(1/8): a percentile is at most 4.5 %
 off, which no one sees on a curve."""
 
-_LAST_SLOT = SLOTS_PER_OCTAVE * 22  # 2^22 ms is over an hour
+_SLOT_STARTS_MS = tuple(2 ** (slot / SLOTS_PER_OCTAVE) for slot in range(1, SLOTS_PER_OCTAVE * 22))
+"""From 1 ms to over an hour (2^22 ms); shorter times share the first slot."""
 
 _CLIENT_LEFT = 499
 
+_SUMS = tuple(column.name for column in trends.columns if not column.primary_key)
+
 _Key = tuple[int, int, int, int]  # step (s), model, node, bucket (s)
-_Sums = list[float]
+_Cell = tuple[list[float], dict[int, int]]  # values of _SUMS; requests by slot
 
 
 class Step(enum.IntEnum):
@@ -63,55 +69,74 @@ class TrendPoint(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """Sums of one batch, by minute, model and node (their labels)."""
+    """Sums of the traces since the last `write`, by minute, model and node."""
 
     def __init__(self) -> None:
-        self._sums: defaultdict[tuple[int, int, int], _Sums] = defaultdict(lambda: [0] * 8)
-        self._slots: defaultdict[tuple[int, int, int, int], int] = defaultdict(int)
+        self._cells: dict[tuple[float, str, str], _Cell] = {}
 
-    def add(self, trace: Trace, model: int, node: int) -> None:
-        """Raises ValueError or OverflowError for a start that is no time."""
-        minute = int(trace.started_s // 60) * 60
-        sums = self._sums[minute, model, node]
-        sums[0] += 1
-        attempts = trace.attempts
-        if trace.status == _CLIENT_LEFT or (
-            attempts and attempts[-1].outcome is OutcomeKind.CANCELLED
-        ):
-            sums[2] += 1
-        elif trace.status >= 400 or trace.error:
-            sums[1] += 1
-        if len(attempts) > 1:
-            sums[3] += 1
-        usage = trace.usage
-        if usage is not None:
-            sums[4] += usage.prompt_tokens or 0
-            sums[5] += usage.output_tokens or 0
-        sums[6] += trace.queue_ms
-        sums[7] += trace.total_ms
-        if trace.ttft_ms >= 0:
-            self._slots[minute, model, node, slot_of(trace.ttft_ms)] += 1
+    def add(self, traces: Iterable[Trace]) -> None:
+        """Costs a microsecond a trace."""
+        cells = self._cells
+        for trace in traces:
+            key = (
+                trace.started_s // 60.0,
+                trace.model_served or trace.request.model_key,
+                trace.node_id,
+            )
+            cell = cells.get(key)
+            if cell is None:
+                cell = cells[key] = ([0] * len(_SUMS), {})
+            sums, slots = cell
+            attempts = trace.attempts
+            usage = trace.usage
+            sums[0] += 1
+            if trace.status >= 400 or trace.error or len(attempts) > 1:
+                _add_trouble(sums, trace)
+            elif attempts and attempts[-1].outcome is OutcomeKind.CANCELLED:
+                sums[2] += 1
+            if usage is not None:
+                sums[4] += usage.prompt_tokens or 0
+                sums[5] += usage.output_tokens or 0
+            sums[6] += trace.queue_ms
+            sums[7] += trace.total_ms
+            if trace.ttft_ms >= 0.0:
+                slot = bisect(_SLOT_STARTS_MS, trace.ttft_ms)
+                slots[slot] = slots.get(slot, 0) + 1
 
-    def rows(self) -> tuple[list[tuple[float, ...]], list[tuple[int, ...]]]:
-        """Rows of `trends` and `trend_ttfts` in the order of their keys (no deadlocks)."""
-        sums: defaultdict[_Key, _Sums] = defaultdict(lambda: [0] * 8)
-        for (minute, model, node), some in self._sums.items():
-            for key in _series(minute, model, node):
-                total = sums[key]
-                for i, value in enumerate(some):
-                    total[i] += value
-        slots: defaultdict[tuple[int, int, int, int, int], int] = defaultdict(int)
-        for (minute, model, node, slot), count in self._slots.items():
-            for key in _series(minute, model, node):
-                slots[*key, slot] += count
+    def rows(self, numbers: LabelNumbers) -> tuple[list[Any], list[Any]]:
+        """Values of rows of `trends` and `trend_ttfts`, in the order of their keys (several
+        routers then never wait for each other in a circle).
+        """
+        sums: dict[_Key, list[float]] = {}
+        slots: defaultdict[tuple[int, ...], int] = defaultdict(int)
+        for (minute, model, node), (some, counts) in self._cells.items():
+            if not isfinite(minute):
+                continue
+            for key in _series(int(minute) * 60, numbers[model], numbers[node]):
+                before = sums.get(key)
+                sums[key] = some if before is None else list(map(add, before, some))
+                for slot, count in counts.items():
+                    slots[*key, slot] += count
         return (
-            [(*key, *sums[key]) for key in sorted(sums)],
-            [(*key, slots[key]) for key in sorted(slots)],
+            [value for key in sorted(sums) for value in (*key, *sums[key])],
+            [value for key in sorted(slots) for value in (*key, slots[key])],
         )
 
+    def clear(self) -> None:
+        self._cells.clear()
 
-def slot_of(ttft_ms: float) -> int:
-    return min(int(SLOTS_PER_OCTAVE * log2(ttft_ms)), _LAST_SLOT) if ttft_ms > 1.0 else 0
+    def __bool__(self) -> bool:
+        return bool(self._cells)
+
+
+def _add_trouble(sums: list[float], trace: Trace) -> None:
+    attempts = trace.attempts
+    if trace.status == _CLIENT_LEFT or (attempts and attempts[-1].outcome is OutcomeKind.CANCELLED):
+        sums[2] += 1
+    elif trace.status >= 400 or trace.error:
+        sums[1] += 1
+    if len(attempts) > 1:
+        sums[3] += 1
 
 
 def _series(minute: int, model: int, node: int) -> list[_Key]:
@@ -132,8 +157,8 @@ class TrendWriter:
         self._trends = _adding(engine, trends)
         self._ttfts = _adding(engine, trend_ttfts)
 
-    def add(self, connection: Connection, tally: Tally) -> None:
-        sums, slots = tally.rows()
+    def add(self, connection: Connection, sums: list[Any], slots: list[Any]) -> None:
+        """Add what `Tally.rows` gave, in the caller's transaction. Raises SQLAlchemyError."""
         self._trends(connection, sums)
         self._ttfts(connection, slots)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, insert
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.labels import LabelNumbers
@@ -13,35 +13,48 @@ from ollama_herd.store.rows import ROW_COLUMNS, Entry, cleaned, row_of
 from ollama_herd.store.schema import traces
 from ollama_herd.store.trends import Tally, TrendWriter
 
-_MODEL = ROW_COLUMNS.index("model_label")
-_NODE = ROW_COLUMNS.index("node_label")
-
-_IMPOSSIBLE = (UnicodeEncodeError, OverflowError, DataError, IntegrityError, InterfaceError)
-"""What a driver says of a value it cannot store; trying again does not help."""
+_IMPOSSIBLE = (
+    ValueError,  # of which UnicodeEncodeError is one
+    TypeError,
+    OverflowError,
+    DataError,
+    IntegrityError,
+)
+"""What is said of a value that cannot be stored; trying again does not help."""
 
 _log = structlog.get_logger(__name__)
 
 
 class BatchWriter:
-    """`write()` puts a batch and its trends into the database, all of it or nothing."""
+    """`write()` puts a batch into the database, all of it or nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._connection: Connection = engine.connect()
         self._insert = BulkInsert(engine, insert(traces), ROW_COLUMNS)
         self._trends = TrendWriter(engine)
-        self._numbers = LabelNumbers(engine)
+        self._numbers = LabelNumbers(self._connection)
 
     def write(self, entries: Sequence[Entry]) -> int:
-        """How many were written; the others cannot be stored, ever. Raises SQLAlchemyError when
-        nothing was written and it is worth trying again.
+        """How many were written; the others cannot be stored, ever.
+
+        Raises SQLAlchemyError when nothing was written and it is worth trying again.
         """
         self._numbers.bound()
-        rows, tally = self._built(entries)
         try:
-            self._commit(rows, tally)
+            values: list[Any] = []
+            for entry in entries:
+                values += row_of(entry, self._numbers)
+            self._commit(values)
         except _IMPOSSIBLE:
             return self._write_one_by_one(entries)
-        return len(rows)
+        return len(entries)
+
+    def write_trends(self, tally: Tally) -> None:
+        """Add the tally and empty it. Raises SQLAlchemyError; the tally stays as it is then."""
+        sums, slots = tally.rows(self._numbers)
+        with self._connection.begin():
+            self._trends.add(self._connection, sums, slots)
+        tally.clear()
 
     def forget_labels(self) -> None:
         """Labels were deleted: look their numbers up again."""
@@ -50,34 +63,27 @@ class BatchWriter:
     def close(self) -> None:
         self._connection.close()
 
-    def _built(self, entries: Sequence[Entry]) -> tuple[list[tuple[Any, ...]], Tally]:
-        tally = Tally()
-        rows = []
-        for entry in entries:
-            try:
-                row = row_of(entry, self._numbers)
-                tally.add(entry.trace, row[_MODEL], row[_NODE])
-            except (ValueError, OverflowError, TypeError) as error:
-                _log.warning("trace cannot be stored", reason=str(error)[:200])
-                continue
-            rows.append(row)
-        return rows, tally
-
-    def _commit(self, rows: Sequence[tuple[Any, ...]], tally: Tally) -> None:
+    def _commit(self, values: list[Any]) -> None:
         with self._connection.begin():
-            self._insert(self._connection, rows)
-            self._trends.add(self._connection, tally)
+            self._insert(self._connection, values)
 
     def _write_one_by_one(self, entries: Sequence[Entry]) -> int:
         """Some value was refused: clean them all, and let only a hopeless trace fall."""
-        written = 0
+        rows = []
         for entry in entries:
-            rows, tally = self._built([entry])
             try:
-                self._commit([cleaned(row) for row in rows], tally)
+                rows.append(cleaned(row_of(entry, self._numbers)))
             except _IMPOSSIBLE as error:
-                cause = error.orig if isinstance(error, SQLAlchemyError) else error
-                _log.warning("trace cannot be stored", reason=type(cause).__name__)
-                continue
-            written += len(rows)
+                _log.warning("trace cannot be stored", reason=type(error).__name__)
+        written = 0
+        with self._connection.begin():
+            for row in rows:
+                try:
+                    with self._connection.begin_nested():
+                        self._insert(self._connection, row)
+                except _IMPOSSIBLE as error:
+                    cause = error.orig if isinstance(error, DBAPIError) else error
+                    _log.warning("trace cannot be stored", reason=type(cause).__name__)
+                else:
+                    written += 1
         return written

@@ -46,7 +46,7 @@ def upgrade() -> None:
 
 
 def _create_traces() -> None:
-    label_names = ("client", "key", "dialect", "path", "kind", "asked", "model", "served", "node")
+    label_names = ("client", "key", "path", "model", "node")
     op.create_table(
         "traces",
         sa.Column("id", _ROW_ID, primary_key=True, autoincrement=True),
@@ -68,9 +68,7 @@ def _create_traces() -> None:
         sa.Column("prompt_tokens", sa.BigInteger),
         sa.Column("output_tokens", sa.BigInteger),
         sa.Column("attempt_count", sa.Integer, nullable=False),
-        sa.Column("detail", sa.Text, nullable=False),
-        sa.Column("decision", sa.Text),
-        sa.Column("attempts", sa.Text, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
     )
     op.create_index("traces_request", "traces", ["request_id"])
     filtered = ("model", "node", "client", "key"), ("error", "tags")

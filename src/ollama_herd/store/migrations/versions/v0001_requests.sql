@@ -6,12 +6,8 @@ SELECT
     traces.started_at,
     coalesce(client.text, '') AS client,
     coalesce(api_key.text, '') AS key_name,
-    coalesce(dialect.text, '') AS dialect,
     coalesce(path.text, '') AS path,
-    coalesce(kind.text, '') AS kind,
-    coalesce(asked.text, '') AS model_asked,
     coalesce(model.text, '') AS model,
-    coalesce(served.text, '') AS model_served,
     coalesce(node.text, '') AS node_id,
     traces.status,
     coalesce(error.text, '') AS error,
@@ -31,12 +27,8 @@ SELECT
 FROM traces
 LEFT JOIN labels AS client ON client.id = traces.client_label
 LEFT JOIN labels AS api_key ON api_key.id = traces.key_label
-LEFT JOIN labels AS dialect ON dialect.id = traces.dialect_label
 LEFT JOIN labels AS path ON path.id = traces.path_label
-LEFT JOIN labels AS kind ON kind.id = traces.kind_label
-LEFT JOIN labels AS asked ON asked.id = traces.asked_label
 LEFT JOIN labels AS model ON model.id = traces.model_label
-LEFT JOIN labels AS served ON served.id = traces.served_label
 LEFT JOIN labels AS node ON node.id = traces.node_label
 LEFT JOIN labels AS error ON error.id = traces.error_label
 LEFT JOIN labels AS tags ON tags.id = traces.tags_label
