@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ollama_herd.core.fleet import Fleet, NodeReported, apply
+from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import (
     EngineKind,
     EngineReport,
@@ -85,10 +86,11 @@ _serial = iter(range(10**9))
 
 
 def request(name="llama3.2:3b", now_s=0.0, **more) -> InferenceRequest:
+    key = canonical_name(name)
     return InferenceRequest(
         request_id=more.pop("request_id", f"r{next(_serial)}"),
         model=name,
-        model_key=more.pop("model_key", name),
+        model_key=more.pop("model_key", key),
         kind=more.pop("kind", Kind.CHAT),
         dialect=Dialect.OLLAMA,
         path="/api/chat",

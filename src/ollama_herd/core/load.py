@@ -258,7 +258,7 @@ class Load:
             node.prefilling -= 1
         node.version += 1
         replica.changed_s = now_s
-        if run.is_cold and run.first_byte_s < 0:
+        if replica.loading_until_s:
             if answered:
                 self._became_hot(replica)
             elif not replica.running:

@@ -7,7 +7,7 @@ This is also where effects that load and unload models will come from: they need
 `Load` (what is hot, how often it is asked for) and `WaitingRoom` (the backlog of each model).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -29,7 +29,7 @@ from ollama_herd.core.request import (
 )
 from ollama_herd.core.routing import Ranking, explain, rank
 from ollama_herd.core.signals import Ask, Priced
-from ollama_herd.core.waiting import Pending, WaitingRoom
+from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
 
@@ -38,6 +38,8 @@ LOOKAHEAD = 8
 
 HELD_LOOKS = 32
 """Held requests looked at in one pass over several models; the next tick looks further."""
+
+MAX_ROUNDS = 8
 
 STARVED_S = 30.0
 """A request that waited so long for busy models to make room has its node kept free for it."""
@@ -350,20 +352,33 @@ class Scheduler:
             )
             yield Refuse(request.request_id, refused)
 
-    def _pass(self, models: Iterable[str], fleet: Fleet, now_s: float) -> list[Effect]:
-        """Go through the waiting requests of `models`: grant those whose cheapest place is free,
-        reserve there for the others, so that those behind them see the place taken.
+    def _pass(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
+        """Go through the waiting requests of `models`, again while that grants any: each grant
+        changes what another place costs those passed over before it.
+        """
+        effects: list[Effect] = []
+        for _ in range(MAX_ROUNDS):
+            granted = self._round(models, fleet, now_s)
+            effects += granted
+            if not granted or not self._room.pending:
+                break
+        return effects
+
+    def _round(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
+        """Grant the requests whose cheapest place is free, reserve there for the others, so that
+        those behind them see the place taken.
         """
         effects: list[Effect] = []
         open_models = {key for key in models if self._has_room(key, fleet)}
         looks = dict.fromkeys(open_models, LOOKAHEAD)
         left = HELD_LOOKS
         held: dict[ReplicaLoad, list[float]] = {}
+        alike: dict[tuple[str, LaneKey], list[Pending]] = {}
         for pending in self._room.in_order(list(open_models), self._running_of, now_s):
             model_key = pending.request.model_key
             if not looks[model_key]:
                 continue
-            effect = self._look(pending, fleet, held, now_s)
+            effect = self._look(pending, fleet, held, alike, now_s)
             if effect is not None:
                 effects.append(effect)
                 if not self._has_room(model_key, fleet):
@@ -387,9 +402,14 @@ class Scheduler:
         pending: Pending,
         fleet: Fleet,
         held: dict[ReplicaLoad, list[float]],
+        alike: dict[tuple[str, LaneKey], list[Pending]],
         now_s: float,
     ) -> Effect | None:
-        """Grant, refuse, or reserve (None) for one waiting request."""
+        """Grant, refuse, or reserve (None) for one waiting request.
+
+        A request that may start where an older one just like it would rather wait elsewhere
+        changes places with it: among equals the first to come is the first to start.
+        """
         request = pending.request
         ask = Ask(request, fleet.nodes, self._load, now_s)
         ranking = rank(ask, fleet, pending.excluded, held)
@@ -397,9 +417,17 @@ class Scheduler:
             return self._stranded(pending, fleet, ranking.rejected, now_s)
         pending.stranded_s = None
         best = ranking.priced[0]
+        held_alike = alike.setdefault((request.model_key, pending.lane()), [])
         if best.starts_now:
-            self._room.remove(request.request_id)
+            first = next((p for p in held_alike if p.request.prefix == request.prefix), None)
+            if first is not None:
+                held_alike.remove(first)
+                held_alike.append(pending)
+                ask = Ask(first.request, fleet.nodes, self._load, now_s)
+                pending, ranking = first, ranking._replace(ask=ask)
+            self._room.remove(pending.request.request_id)
             return self._grant(pending, ranking)
+        held_alike.append(pending)
         replica = best.place.load
         pending.likely = replica.key
         pending.estimate_s = _service_s(ranking.priced)

@@ -2,8 +2,8 @@
 
 Highest response ratio first, `(waited + service + 1) / (service + 1)`, divided by the client's
 share: short requests go first but age, so nobody starves. Interactive requests go before batch
-requests until those have waited long. Requests alike in priority, client and service time form
-a lane served strictly in order of arrival, so only the heads of lanes compete.
+requests until those have waited long. Requests alike in priority, client and size form a lane
+served strictly in order of arrival, so only the heads of lanes compete.
 """
 
 import heapq
@@ -24,7 +24,7 @@ BATCH_PATIENCE_S = 120.0
 LANE_LOOKS = 64
 """How far into one lane a single pass goes; the next pass (at most a second later) goes on."""
 
-LaneKey = tuple[int, str, int, str]
+LaneKey = tuple[int, str, int, int, tuple[tuple[str, int | bool], ...], str]
 
 
 class Pending:
@@ -41,11 +41,17 @@ class Pending:
         self.stranded_s: float | None = None  # since when no node can take it
 
     def lane(self) -> LaneKey:
-        """Requests alike: within 20 % of service time. A retried one keeps its own place."""
-        size = int(log(self.estimate_s + 0.05) * 5)
+        """Requests alike: same priority, client and load options, sizes within 20 %.
+
+        Nothing that is learned goes in, or equal requests could overtake each other. A retried
+        one keeps its own place.
+        """
         request = self.request
+        prompt = int(log(request.prompt_tokens + 1) * 5)
+        limit = request.max_tokens
+        answer = -1 if limit is None or limit < 0 else int(log(limit + 1) * 5)
         own = request.request_id if self.excluded else ""
-        return (request.priority, request.client, size, own)
+        return (request.priority, request.client, prompt, answer, request.load_options, own)
 
     def is_batch(self, now_s: float) -> bool:
         request = self.request
