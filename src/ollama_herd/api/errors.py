@@ -6,6 +6,7 @@ Ollama 0.33 are held by recorded exchanges; the herd's own are written here and 
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -115,7 +116,8 @@ def stream_error(message: str, dialect: Dialect, path: str, sent: bytes = b"") -
     `sent` is the end of what the client has got; an event that was cut in its middle is closed
     first, so that the error stands on its own. Nothing follows it: no [DONE], no message_stop.
     """
-    text = encode_string(_encodable(message))
+    # Pure ASCII: httpx splits lines at U+0085 and U+2028 as well, and ollama-python then fails.
+    text = json.dumps(_encodable(message))
     if dialect is Dialect.OLLAMA:
         gap = b"" if sent.endswith(b"\n") or not sent else b"\n"
         return gap + f'{{"error":{text}}}\n'.encode()
