@@ -109,11 +109,10 @@ def _last(pattern: re.Pattern[bytes], text: bytes) -> int:
 
 
 class _Event(msgspec.Struct, frozen=True):
-    """One server-sent event. `is_cut`: its front is missing, or its end (no blank line)."""
+    """One server-sent event; `value` is None when its data is no JSON object, or was cut."""
 
     data: bytes
     value: dict[str, Any] | None
-    is_cut: bool
 
 
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
@@ -136,17 +135,19 @@ def _events(tail: bytes) -> list[_Event]:
 
 
 def _event(block: bytes, *, is_first: bool) -> _Event | None:
-    """None for a comment, or an event without data."""
+    """None for a comment, or an event without data. The first block of a tail may be cut: what
+    looks like a comment there can be the rest of anything.
+    """
     lines = block.strip(b"\r\n").splitlines()
     data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
-    if not data and is_first and lines and not lines[0].startswith((b":", b"event:", b"id:")):
-        return _Event(lines[-1], None, is_cut=True)
-    if not data:
-        if all(line.startswith((b":", b"event:", b"id:", b"retry:")) for line in lines):
-            return None
-        return _Event(block, None, is_cut=True)
-    value = _decoded(data)
-    return _Event(data, value, is_cut=value is None and data != b"[DONE]")
+    if data:
+        return _Event(data, _decoded(data))
+    if not is_first and all(line.startswith(_WITHOUT_DATA) for line in lines):
+        return None
+    return _Event(lines[-1] if lines else b"", None)
+
+
+_WITHOUT_DATA = (b":", b"event:", b"id:", b"retry:")
 
 
 def _read_chunks(events: list[_Event]) -> Tail:
