@@ -1,6 +1,7 @@
 """The composition root of `herd`: builds every object once, runs them, and ends them in order."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,8 +25,16 @@ from ollama_herd.tasks import cancel_and_wait, spawn
 
 _log = structlog.get_logger(__name__)
 
+_SILENT = logging.getLogger("ollama_herd.aiohttp")
+_SILENT.disabled = True
+"""aiohttp would log pieces of what it could not parse, and these may be a prompt; what fails in a
+handler is logged by the control plane itself."""
+
 TICK_S = 1.0
 """How often time passes for statuses, deadlines and idle connections."""
+
+LINGER_S = 1.0
+"""How long a refused body is still read, so that the client sees the answer before a reset."""
 
 BACKLOG = 4096
 """Connections the kernel may hold while the loop is busy: a restart of all clients at once."""
@@ -61,12 +70,15 @@ class Herd:
             registry=self.registry,
             dispatcher=self.dispatcher,
             gate=gate,
-            max_body_bytes=settings.max_body_bytes,
+            limits=settings,
         )
         self._runner = web.AppRunner(
             app,
             handler_cancellation=True,
             access_log=None,
+            logger=_SILENT,
+            keepalive_timeout=settings.idle_timeout_s,
+            lingering_time=LINGER_S,
             shutdown_timeout=0.1,
             max_line_size=settings.max_header_bytes,
             max_field_size=settings.max_header_bytes,

@@ -4,11 +4,12 @@ It reads snapshots and never asks a node: an answer here costs no engine anythin
 """
 
 import msgspec
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ollama_herd.api import merge
-from ollama_herd.api.endpoints import INFERENCE
+from ollama_herd.api.endpoints import INFERENCE, dialect_of
 from ollama_herd.api.errors import (
     ApiError,
     method_not_allowed,
@@ -25,7 +26,10 @@ from ollama_herd.router.gate import Gate
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts
-from ollama_herd.router.slow import slow_inference
+from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
+from ollama_herd.router.wire import Limits
+
+_log = structlog.get_logger(__name__)
 
 JSON = "application/json; charset=utf-8"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
@@ -35,12 +39,12 @@ _report_decoder = msgspec.json.Decoder(NodeReport)
 
 
 def control_app(
-    *, parts: Parts, registry: Registry, dispatcher: Dispatcher, gate: Gate, max_body_bytes: int
+    *, parts: Parts, registry: Registry, dispatcher: Dispatcher, gate: Gate, limits: Limits
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_front(gate), _plain_errors])
+    app = web.Application(middlewares=[_front(gate), _plain_errors])
     app.on_response_prepare.append(_no_server_name)
-    answers = _Answers(registry, dispatcher)
+    answers = _Answers(registry, dispatcher, limits)
     add = app.router.add_route
     for method in ("GET", "HEAD"):
         add(method, "/", answers.root)
@@ -54,16 +58,17 @@ def control_app(
     add("GET", "/fleet/queue", answers.fleet_queue)
     add("POST", "/fleet/heartbeat", answers.heartbeat)
     for path, endpoint in INFERENCE.items():
-        add("POST", path.decode(), slow_inference(parts, endpoint, max_body_bytes))
+        add("POST", path.decode(), slow_inference(parts, endpoint, limits))
     return app
 
 
 class _Answers:
     """Handlers over the registry's and the dispatcher's snapshots."""
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
+    def __init__(self, registry: Registry, dispatcher: Dispatcher, limits: Limits) -> None:
         self._registry = registry
         self._dispatcher = dispatcher
+        self._limits = limits
 
     async def root(self, _request: web.Request) -> web.Response:
         return web.Response(text="Ollama is running", content_type="text/plain", charset="utf-8")
@@ -97,13 +102,12 @@ class _Answers:
         return _json(msgspec.json.encode(self._dispatcher.queue()))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        if request.content_length is not None and request.content_length > MAX_REPORT_BYTES:
-            return _refused(413, f"a report is at most {MAX_REPORT_BYTES} bytes")
         key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         if not key:
             return _refused(401, "a report needs the node's key: Authorization: Bearer <node_key>")
+        body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
         try:
-            report = _report_decoder.decode(await request.read())
+            report = _report_decoder.decode(body)
             reply = self._registry.report(report, request.remote or "", key)
         except msgspec.MsgspecError as error:
             return _refused(400, f"not a node report: {error}")
@@ -139,9 +143,9 @@ def _front(gate: Gate) -> Middleware:
         if request.method == "OPTIONS" and allowed:
             headers = preflight_headers(request.headers["Origin"])
             return web.Response(status=204, headers=_text(headers))
-        clean = _clean_path(request)
-        if clean is not None:
-            return web.Response(status=307, headers={"Location": clean})
+        moved = await _moved(request)
+        if moved is not None:
+            return moved
         response = await handler(request)
         if not response.prepared:
             response.headers.update(_text(allowed))
@@ -159,14 +163,25 @@ def _text(headers: Headers) -> dict[str, str]:
     return {name.decode(): value.decode("latin-1") for name, value in headers}
 
 
-def _clean_path(request: web.Request) -> str | None:
-    """Where a path with doubled or trailing slashes should go, as Ollama redirects it."""
+async def _moved(request: web.Request) -> web.Response | None:
+    """Where a path with doubled or trailing slashes is sent, as Ollama does.
+
+    Its mux cleans doubled slashes on every path; a trailing one moves only to a path it knows.
+    """
     path = request.rel_url.raw_path
     clean = "/" + "/".join(part for part in path.split("/") if part)
     if clean == path or request.method == "OPTIONS":
         return None
+    if "//" not in path:
+        route = await request.app.router.resolve(request.clone(rel_url=clean))
+        if isinstance(route.http_exception, web.HTTPNotFound):
+            return None
     query = request.rel_url.raw_query_string
-    return f"{clean}?{query}" if query else clean
+    permanent = request.method == "GET" and "//" not in path
+    return web.Response(
+        status=301 if permanent else 307,
+        headers={"Location": f"{clean}?{query}" if query else clean},
+    )
 
 
 @web.middleware
@@ -179,3 +194,13 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPMethodNotAllowed as refused:
         error = method_not_allowed(", ".join(sorted(refused.allowed_methods)))
         return _error(error, Dialect.OLLAMA, request.path)
+    except BodyRefused as refused:
+        response = _error(refused.error, dialect_of(request.path), request.path)
+        response.force_close()
+        return response
+    except web.HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 - the control plane's boundary: a defect costs one request
+        _log.exception("request failed", path=request.path)
+        error = ApiError(500, "the herd itself failed on this request; see its log", "internal")
+        return _error(error, dialect_of(request.path), request.path)

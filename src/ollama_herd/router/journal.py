@@ -95,7 +95,9 @@ class Journal:
         """Why this node, in one line for `X-Herd-Reason`."""
         candidate = self._candidate
         if candidate is None or self.decision is None:
-            return b""
+            return b"every attempt failed: " + b", ".join(
+                attempt.outcome.value.encode() for attempt in self.attempts
+            )
         cost = candidate.cost
         state = b"loaded" if cost.loaded_state_ms <= 0 else b"cold"
         return b"%s; expected %d ms; candidates %d" % (

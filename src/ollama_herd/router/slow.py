@@ -12,10 +12,10 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
 from ollama_herd.api.endpoints import Endpoint
-from ollama_herd.api.errors import body_too_large, render
+from ollama_herd.api.errors import ApiError, body_timeout, body_too_large
 from ollama_herd.router.reply import Headers, Source
 from ollama_herd.router.serve import Parts, serve
-from ollama_herd.router.wire import RequestHead
+from ollama_herd.router.wire import Limits, RequestHead
 
 HIGH_BYTES = 262144
 """Bytes waiting for a slow client after which its engine is paused."""
@@ -93,18 +93,41 @@ class BufferedReply:
         return response
 
 
-def slow_inference(parts: Parts, endpoint: Endpoint, max_body_bytes: int) -> Handler:
+class BodyRefused(Exception):  # noqa: N818 - an answer to a client, not a defect
+    """The body is too long or comes too slowly; `error` says which."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+async def read_body(request: web.Request, limit_bytes: int, idle_s: float) -> bytes:
+    """The whole body, however it is framed. Raises BodyRefused.
+
+    `idle_s` bounds the time in which no byte comes, not the time of the whole.
+    """
+    parts: list[bytes] = []
+    size = 0
+    if (request.content_length or 0) > limit_bytes:
+        raise BodyRefused(body_too_large(limit_bytes))
+    while not request.content.at_eof():
+        try:
+            async with asyncio.timeout(idle_s):
+                data = await request.content.readany()
+        except TimeoutError:
+            raise BodyRefused(body_timeout(idle_s)) from None
+        size += len(data)
+        if size > limit_bytes:
+            raise BodyRefused(body_too_large(limit_bytes))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def slow_inference(parts: Parts, endpoint: Endpoint, limits: Limits) -> Handler:
     """An aiohttp handler for one row of the endpoint table."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            error = body_too_large(max_body_bytes)
-            status, content_type, text = render(error, endpoint.dialect, endpoint.path)
-            return web.Response(
-                status=status, body=text, headers={"Content-Type": content_type.decode()}
-            )
+        body = await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
         head = request_head(request)
         reply = BufferedReply(request)
         pump = asyncio.ensure_future(reply.pump())
