@@ -33,7 +33,8 @@ def start_in_thread(work: Callable[[], _T], *, name: str) -> asyncio.Future[_T]:
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 - whoever awaits the future gets it
-            failure = error
+            # A future takes any exception but this one.
+            failure = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
         try:
             loop.call_soon_threadsafe(deliver, result, failure)
         except RuntimeError:  # the loop ended while the work hung

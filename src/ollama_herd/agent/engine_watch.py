@@ -38,14 +38,29 @@ _PROBES: dict[EngineKind, type[OllamaProbe] | type[OpenAiProbe]] = {
 }
 
 
-class Surroundings(msgspec.Struct):
-    """What a watch needs beside its engine. `seen_as` is set once the router is known."""
+class Surroundings:
+    """What a watch needs beside its engine.
 
-    session: aiohttp.ClientSession
-    slots: int | None
-    say: Callable[[str], None]
-    changed: Callable[[], None]
-    seen_as: str = ""
+    `slots` is what the settings say. `say` hears lines for people, `changed` that the router
+    should hear news.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        slots: int | None,
+        say: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.session = session
+        self.slots = slots
+        self.say = say
+        self.changed = changed
+        self.seen_as = ""
+
+    def set_seen_as(self, address: str) -> None:
+        """The address of this machine that the router sees."""
+        self.seen_as = address
 
 
 class EngineWatch:
@@ -66,7 +81,7 @@ class EngineWatch:
         self._reading: asyncio.Task[None] | None = None
         self._reach_due_s = 0.0
         self._seen_as = ""
-        self._is_first = True
+        self.looked = asyncio.Event()
         self.report = EngineReport(
             engine_id=engine_id(EngineKind.OLLAMA, address),
             kind=EngineKind.OLLAMA,
@@ -93,7 +108,7 @@ class EngineWatch:
                 await self.look()
         except EngineFailure as failure:
             self._take_failure(failure)
-        self._is_first = False
+        self.looked.set()
 
     async def close(self) -> None:
         await cancel_and_wait(self._reading)
@@ -160,9 +175,9 @@ class EngineWatch:
 
     def _publish(self, report: EngineReport) -> None:
         before, self.report = self.report, report
-        if self._is_first or before.error != report.error:
+        if not self.looked.is_set() or before.error != report.error:
             self._around.say(describe_engine(report, self.address))
-        if self._is_first or differs(before, report):
+        if not self.looked.is_set() or differs(before, report):
             self._around.changed()
 
     async def _read_limits(self) -> None:
@@ -184,19 +199,24 @@ class Engines:
 
     def __init__(self, watches: Iterable[EngineWatch]) -> None:
         self._watches = tuple(watches)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [
+        self.tasks = [
             spawn(watch.run(), name=f"watch {watch.address.netloc}") for watch in self._watches
         ]
 
-    async def look(self) -> None:
-        """Look at all engines once, at the same time."""
-        await asyncio.gather(*(watch.look() for watch in self._watches))
+    async def first(self, within_s: float) -> None:
+        """Wait until each engine has been looked at, but not longer than `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                for watch in self._watches:
+                    await watch.looked.wait()
+        except TimeoutError:
+            return
 
     async def close(self) -> None:
-        await cancel_and_wait(*self._tasks)
+        await cancel_and_wait(*self.tasks)
         for watch in self._watches:
             await watch.close()
 

@@ -1,0 +1,161 @@
+"""Puts the agent together and runs it. Nothing else knows all of its parts."""
+
+import asyncio
+import os
+import platform
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import structlog
+
+from ollama_herd import __version__
+from ollama_herd.agent.address import EngineAddress, parse_engine_url, parse_ollama_host
+from ollama_herd.agent.collect import Collector
+from ollama_herd.agent.descriptors import allow_many
+from ollama_herd.agent.engine_watch import OWN_ENGINE, Engines, EngineWatch, Surroundings
+from ollama_herd.agent.identity import Identity, load_identity, next_boot
+from ollama_herd.agent.reach import is_this_machine
+from ollama_herd.agent.relay import Relay
+from ollama_herd.agent.report import About, Sections
+from ollama_herd.agent.reporter import FixedRouter, Reporter, Routers
+from ollama_herd.clock import now_s
+from ollama_herd.config import NodeSettings
+from ollama_herd.discovery import RouterBrowser
+from ollama_herd.tasks import cancel_and_wait, spawn
+
+_log = structlog.get_logger(__name__)
+
+FIRST_LOOK_S = 4.0
+"""How long the first report waits for engines: a little more than one hung engine takes."""
+
+Say = Callable[[str], None]
+
+
+async def run(
+    settings: NodeSettings,
+    *,
+    on_event: Say | None = None,
+    routers: Routers | None = None,
+) -> None:
+    """Report this machine and relay to its engines until cancelled; then say goodbye and return.
+
+    `on_event` hears, a line at a time, what people want to know; without it that is logged.
+    `routers` replaces the settings' router and discovery. Raises AgentError when the agent cannot
+    start.
+    """
+    identity = load_identity(settings.home)
+    boot = next_boot(settings.home, int(now_s() * 1000))
+    allow_many()
+    try:
+        async with AsyncExitStack() as stack:
+            agent = _Agent(settings, on_event or _log.info, identity, boot)
+            await agent.start(stack, routers)
+            await agent.run()
+    except asyncio.CancelledError:
+        # Asked to end, and ended: there is nothing left to cancel.
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+
+
+class _Agent:
+    def __init__(self, settings: NodeSettings, say: Say, identity: Identity, boot: int) -> None:
+        self._settings = settings
+        self._say = say
+        self._identity = identity
+        self._boot = boot
+        self._collector = Collector(settings.home)
+
+    async def start(self, stack: AsyncExitStack, routers: Routers | None) -> None:
+        """Start what others connect to, and look at what there is to report.
+
+        What is started is closed by `stack`, the last first: goodbye, then the relay.
+        """
+        session = await stack.enter_async_context(_session())
+        around = Surroundings(session, self._settings.slots, self._say, self._tell_news)
+        self._engines = Engines(await self._watches(around))
+        relay = Relay(relay_key := secrets.token_urlsafe(32), self._engines.find)
+        relay_port = await relay.start(self._settings.relay_port)
+        stack.push_async_callback(relay.close)
+        stack.push_async_callback(self._engines.close)
+        self._reporter = Reporter(
+            About(
+                node_id=self._identity.node_id,
+                boot=self._boot,
+                name=self._settings.name or platform.node() or self._identity.node_id[:8],
+                agent_version=__version__,
+                relay_port=relay_port,
+                relay_key=relay_key,
+            ),
+            self._identity.node_key,
+            routers=routers or await self._routers(stack),
+            session=session,
+            sections=self._sections,
+            seen_as=around.set_seen_as,
+            say=self._say,
+        )
+        stack.push_async_callback(self._reporter.goodbye)
+
+    async def run(self) -> None:
+        """Runs until cancelled; a part that fails ends all of it."""
+        self._engines.start()
+        await asyncio.gather(self._collector.first(), self._engines.first(FIRST_LOOK_S))
+        parts = [
+            spawn(self._collector.run(), name="collect"),
+            spawn(self._reporter.run(), name="report"),
+            *self._engines.tasks,
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        finally:
+            await cancel_and_wait(*parts)
+
+    async def _routers(self, stack: AsyncExitStack) -> Routers:
+        if self._settings.router:
+            return FixedRouter(self._settings.router)
+        return await stack.enter_async_context(RouterBrowser())
+
+    async def _watches(self, around: Surroundings) -> list[EngineWatch]:
+        if self._settings.engine:
+            addresses = [parse_engine_url(url) for url in self._settings.engine]
+            return [EngineWatch(address, around) for address in dict.fromkeys(addresses)]
+        address = await own_engine(os.environ.get("OLLAMA_HOST", ""), self._say)
+        return [EngineWatch(address, around, fallback=OWN_ENGINE)]
+
+    def _sections(self) -> Sections:
+        return Sections(
+            self._collector.platform(), self._collector.vitals(), self._engines.reports()
+        )
+
+    def _tell_news(self) -> None:
+        self._reporter.tell_news()
+
+
+async def own_engine(ollama_host: str, say: Say) -> EngineAddress:
+    """Where the Ollama of this machine is.
+
+    OLLAMA_HOST is for the server and for clients. Where it points to another machine it says
+    nothing about the server here, and that one reports its engine itself.
+    """
+    address = parse_ollama_host(ollama_host)
+    if address is not None and (address.is_loopback or await is_this_machine(address.host)):
+        return address
+    say(
+        f"OLLAMA_HOST={ollama_host} is not this machine; using {OWN_ENGINE.netloc} instead "
+        "(--engine URL makes this node speak for an engine elsewhere)"
+    )
+    return OWN_ENGINE
+
+
+def _session() -> aiohttp.ClientSession:
+    """For engines and the router: both near, so no proxy, and names are looked up anew."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": f"herd-node/{__version__}"},
+        trust_env=False,
+    )
