@@ -39,7 +39,7 @@ def learn(load: Load, run: Running, usage: Usage | None, now_s: float) -> None:
         context = run.replica.context_length
         if not context or said.prompt_tokens < CONTEXT_FULL_SHARE * context:
             lengths.learn_prompt(request, said.prompt_tokens)
-        cached *= said.prompt_tokens / prompt
+        cached *= said.prompt_tokens / max(prompt, 1.0)  # a prompt may look empty
         prompt = float(said.prompt_tokens)
     pace = run.node.pace
     decode_s, progress_s, is_clean = _decode(run, said, now_s)

@@ -96,8 +96,11 @@ class SlotMirror:
                 if not kept:
                     slot.chain = ()
                 break
-        if len(self.slots) > count:
-            self.slots = [s for s in self.slots if s.request_id] or self.slots[:count]
+        while len(self.slots) > count:
+            free = [slot for slot in self.slots if not slot.request_id]
+            if not free:
+                break
+            self.slots.remove(min(free, key=lambda slot: slot.used_s))
 
     def clear(self) -> None:
         """The runner was unloaded, reloaded or lost."""
