@@ -225,14 +225,14 @@ def first_byte(raw: msgspec.Raw) -> int:
     return memoryview(raw)[0] if len(raw) else 0
 
 
-_EMPTY_LONGEST = 16
+EMPTY_LONGEST = 16
 """Bytes of a raw value that may still be an empty list with spaces in it."""
 
 
 def is_empty(raw: msgspec.Raw) -> bool:
     """No such key, null, an empty string, list or object."""
     length = len(raw)
-    if not length or length > _EMPTY_LONGEST:
+    if not length or length > EMPTY_LONGEST:
         return not length
     plain = bytes(raw)
     return plain in _EMPTY or (plain[0] in b"[{" and not plain[1:-1].strip())

@@ -14,6 +14,7 @@ import msgspec
 
 from ollama_herd.api.bodies import (
     BODIES,
+    EMPTY_LONGEST,
     AnthropicBody,
     OllamaBody,
     OpenAiBody,
@@ -118,7 +119,8 @@ def _read_ollama(endpoint: Endpoint, fields: OllamaBody, sent: bytes) -> ParsedB
     """/api/chat and /api/generate."""
     is_chat = endpoint.kind is Kind.CHAT
     text = fields.messages if is_chat else fields.prompt
-    first, keep_alive = first_byte(text), _keep_alive(fields)
+    first = first_byte(text)
+    keep_alive = None if fields.keep_alive is None else keep_alive_s(fields.keep_alive)
     if (
         first not in (_LIST_OR_NOTHING if is_chat else _STRING_OR_NOTHING)
         or isinstance(keep_alive, str)
@@ -128,11 +130,14 @@ def _read_ollama(endpoint: Endpoint, fields: OllamaBody, sent: bytes) -> ParsedB
     model = fields.model
     if not model or model.isspace():
         return missing_model(endpoint, model or "")
-    prompt_bytes, has_images = len(text) + len(fields.system), not is_empty(fields.images)
+    prompt_bytes, has_images = (
+        len(text) + len(fields.system),
+        len(fields.images) > 2 and not is_empty(fields.images),
+    )
     if is_chat and b'"images"' in sent:
         prompt_bytes, has_images = text_bytes(text)
     options = fields.options
-    has_no_text = is_empty(text)
+    has_no_text = len(text) <= EMPTY_LONGEST and is_empty(text)
     return ParsedBody(
         model=model,
         body=sent,
@@ -143,9 +148,9 @@ def _read_ollama(endpoint: Endpoint, fields: OllamaBody, sent: bytes) -> ParsedB
         keep_alive_s=keep_alive,
         is_load_only=has_no_text,
         is_unload=has_no_text and keep_alive == 0,
-        has_tools=not is_empty(fields.tools),
+        has_tools=len(fields.tools) > 2 and not is_empty(fields.tools),
         has_images=has_images,
-        has_format=not is_empty(fields.format),
+        has_format=len(fields.format) > 2 and not is_empty(fields.format),
         think=fields.think,
         logprobs=fields.logprobs is True,
     )
@@ -155,7 +160,8 @@ def _read_embed(endpoint: Endpoint, fields: OllamaBody, sent: bytes) -> ParsedBo
     """/api/embed and the legacy /api/embeddings. An empty text loads the model."""
     is_legacy = endpoint.path == "/api/embeddings"
     text = fields.prompt if is_legacy else fields.input
-    first, keep_alive = first_byte(text), _keep_alive(fields)
+    first = first_byte(text)
+    keep_alive = None if fields.keep_alive is None else keep_alive_s(fields.keep_alive)
     if (is_legacy and first not in _STRING_OR_NOTHING) or isinstance(keep_alive, str):
         return _refusal(endpoint, sent)
     model = fields.model
@@ -218,7 +224,7 @@ def _openai(
         prompt_tokens=(prompt_bytes + len(fields.tools) + len(fields.instructions))
         // BYTES_PER_TOKEN,
         max_tokens=_bound(bound),
-        has_tools=not is_empty(fields.tools),
+        has_tools=len(fields.tools) > 2 and not is_empty(fields.tools),
         has_images=has_images,
         has_format=layout is not None and layout.type != "text",
         think=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
@@ -247,14 +253,10 @@ def _read_anthropic(
         stream=fields.stream is True,
         prompt_tokens=(prompt_bytes + len(fields.tools) + len(fields.system)) // BYTES_PER_TOKEN,
         max_tokens=fields.max_tokens,
-        has_tools=not is_empty(fields.tools),
+        has_tools=len(fields.tools) > 2 and not is_empty(fields.tools),
         has_images=has_images,
         think=(fields.thinking is not None and fields.thinking.type == "enabled") or None,
     )
-
-
-def _keep_alive(fields: OllamaBody) -> float | str | None:
-    return None if fields.keep_alive is None else keep_alive_s(fields.keep_alive)
 
 
 def _refusal(endpoint: Endpoint, sent: bytes) -> ApiError:
