@@ -7,6 +7,7 @@ one only keys are looked for, whose quotes a JSON string would hold escaped.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -115,23 +116,23 @@ class _Event(msgspec.Struct, frozen=True):
     value: dict[str, Any] | None
 
 
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _EVENTS_LOOKED_AT = 8
 """From the end: the end marker, a usage event and a finish event, with pings between them."""
 
 
-def _events(tail: bytes) -> list[_Event]:
+def _events(tail: bytes) -> Iterator[_Event]:
     """The last events of a tail, newest first, comments left out."""
-    blocks = _BLANK_LINE.split(tail)
-    unended = blocks.pop()
-    if unended.strip():
-        blocks.append(unended)
-    found = []
-    for place in range(len(blocks) - 1, max(-1, len(blocks) - 1 - _EVENTS_LOOKED_AT), -1):
-        event = _event(blocks[place], is_first=place == 0)
+    if b"\r" in tail:  # no JSON string holds a bare one
+        tail = tail.replace(b"\r\n", b"\n")
+    end = len(tail.rstrip(b"\n"))
+    for _ in range(_EVENTS_LOOKED_AT):
+        start = tail.rfind(b"\n\n", 0, end)
+        event = _event(tail[start + 2 if start >= 0 else 0 : end], is_first=start < 0)
         if event is not None:
-            found.append(event)
-    return found
+            yield event
+        if start < 0:
+            return
+        end = start
 
 
 def _event(block: bytes, *, is_first: bool) -> _Event | None:
@@ -150,34 +151,34 @@ def _event(block: bytes, *, is_first: bool) -> _Event | None:
 _WITHOUT_DATA = (b":", b"event:", b"id:", b"retry:")
 
 
-def _read_chunks(events: list[_Event]) -> Tail:
+def _read_chunks(events: Iterator[_Event]) -> Tail:
     """/v1/chat/completions and /v1/completions: `[DONE]`, or a last chunk that says why it ended
     (nothing of the answer can follow it).
     """
-    if not events:
-        return Tail(complete=False)
-    last = events[0]
+    last = next(events, _NOTHING)
     if last.data == b"[DONE]":
-        return Tail(complete=True, usage=_usage_of_events(events[1:]))
+        return Tail(complete=True, usage=_usage_of_events(events))
     if last.value is None:
         return Tail(complete=False)
     error = _error_text(last.value)
     if error:
         return Tail(complete=False, error=error)
     # The counts come in a chunk of their own, without choices, behind the last one with text.
-    ends = events[:1] if last.value.get("choices") else events[1:2]
-    complete = any(_stop_reason(event.value) for event in ends)
-    return Tail(complete=complete, usage=_usage_of_events(events) if complete else None)
+    newest = [last] if last.value.get("choices") else [last, next(events, _NOTHING)]
+    complete = any(_stop_reason(event.value) for event in newest)
+    return Tail(complete=complete, usage=_usage_of_events(newest) if complete else None)
 
 
-def _read_responses(events: list[_Event]) -> Tail:
+_NOTHING = _Event(b"", None)
+
+
+def _read_responses(events: Iterator[_Event]) -> Tail:
     """/v1/responses: one closing event that holds the whole response, long and often cut."""
-    if not events:
-        return Tail(complete=False)
-    last = events[0]
+    last = next(events, _NOTHING)
     if last.value is None:
         closed = last.data.endswith(b"}") and (
-            _last(_RESPONSE_END, last.data) >= 0 or _last(_RESPONSE_USAGE, last.data) >= 0
+            _RESPONSE_END.search(last.data) is not None
+            or _RESPONSE_USAGE.search(last.data) is not None
         )
         return Tail(complete=closed, usage=_usage_of(last.data) if closed else None)
     kind = last.value.get("type")
@@ -196,7 +197,7 @@ _RESPONSE_END = re.compile(rb'"type":\s*"response\.(?:completed|incomplete|faile
 _RESPONSE_USAGE = re.compile(rb'"usage":\s*\{[^{}"]*"input_tokens"')
 
 
-def _read_messages(events: list[_Event]) -> Tail:
+def _read_messages(events: Iterator[_Event]) -> Tail:
     """/v1/messages: `message_stop`; the counts are in the `message_delta` before it."""
     for event in events:
         kind = event.value.get("type") if event.value is not None else None
@@ -230,6 +231,7 @@ _NUMBERS = (
 )
 """Ollama's stats (durations in ns), `usage` of OpenAI and Anthropic, `timings` of llama.cpp."""
 
+_NUMBER_KEYS = frozenset(_NUMBERS)
 _NUMBER = re.compile(
     rb'"(' + "|".join(_NUMBERS).encode() + rb')":\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)'
 )
@@ -243,12 +245,18 @@ def _usage_of(answer: bytes) -> Usage | None:
     return _built({key.decode(): float(number) for key, number in _NUMBER.findall(answer)}, "")
 
 
-def _usage_of_events(events: list[_Event]) -> Usage | None:
-    """The newest counts, with the reason of the newest event that has one."""
-    usages = [_usage(event.value) for event in events if event.value is not None]
-    reasons = [_stop_reason(event.value) for event in events]
-    reason = next((reason for reason in reasons if reason), "")
-    usage = next((usage for usage in usages if usage is not None and _has_counts(usage)), None)
+def _usage_of_events(events: Iterable[_Event]) -> Usage | None:
+    """The newest counts and the newest reason; the reason stands with the counts or before them."""
+    usage, reason = None, ""
+    for event in events:
+        if event.value is None:
+            continue
+        if usage is None:
+            counted = _usage(event.value)
+            usage = counted if counted is not None and _has_counts(counted) else None
+        reason = _stop_reason(event.value)
+        if reason:
+            break
     if usage is None:
         return Usage(done_reason=reason) if reason else None
     return msgspec.structs.replace(usage, done_reason=reason)
@@ -262,11 +270,9 @@ def _usage(value: dict[str, Any]) -> Usage | None:
     numbers: dict[str, float] = {}
     for holder in (value, value.get("usage"), value.get("timings")):
         if isinstance(holder, dict):
-            numbers.update(
-                (key, number)
-                for key in _NUMBERS
-                if isinstance(number := holder.get(key), int | float)
-            )
+            for key in holder.keys() & _NUMBER_KEYS:
+                if isinstance(holder[key], int | float):
+                    numbers[key] = holder[key]
     return _built(numbers, _stop_reason(value))
 
 
