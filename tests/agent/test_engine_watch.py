@@ -94,6 +94,23 @@ async def test_slots_come_from_the_environment(around, monkeypatch) -> None:
         await watch.close()
 
 
+async def test_the_environment_here_says_nothing_of_an_engine_elsewhere(
+    around, monkeypatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "3")
+
+    async def elsewhere(host: str) -> bool:
+        return False
+
+    monkeypatch.setattr(watch_module, "is_this_machine", elsewhere)
+    async with engine_running(OLLAMA) as engine:
+        watch = EngineWatch(engine.address, around)
+        await watch.look()
+        await until(watch._reading.done)
+        assert watch.report.slots is None
+        await watch.close()
+
+
 async def test_an_engine_that_dies_keeps_its_models_and_says_why_once(around, notes) -> None:
     async with engine_running(OLLAMA) as engine:
         watch = EngineWatch(engine.address, around)

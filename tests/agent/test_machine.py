@@ -299,6 +299,8 @@ def test_a_process_counts_from_when_it_is_known() -> None:
         ("python3.12", ["python3", "-m", "vllm.entrypoints.openai.api_server"], True),
         ("python3", ["/usr/bin/python3", "/home/x/.local/bin/herd-node"], True),
         ("python3", ["python3", "train.py"], False),
+        ("python3", ["python3", "/home/shepherd/herding.py"], False),
+        ("herd-node.exe", [], True),
         ("firefox", [], False),
     ],
 )

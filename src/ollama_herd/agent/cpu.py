@@ -1,6 +1,7 @@
 """How busy the processors are, and how much of that is not ours: the machine's owner at work."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
 import psutil
 
@@ -12,8 +13,10 @@ SCAN_EVERY_S = 10.0
 _ENGINES = ("ollama", "llama-server", "llama_server", "llamafile", "vllm", "lm studio", "lms")
 """Beginnings of the names of engine processes and their runners."""
 
-_PYTHON_ENGINES = ("vllm", "mlx_lm", "mlx-lm", "sglang", "xllamacpp", "ollama_herd", "herd")
-"""Found in the command line of engines that are Python programs, and of the herd's own."""
+_PYTHON_ENGINES = ("vllm", "mlx_lm", "mlx-lm", "sglang", "xllamacpp", "ollama_herd")
+"""Beginnings of the scripts and modules of engines that are Python programs, and of our own."""
+
+_OUR_COMMANDS = ("herd", "herd-node")
 
 
 class CpuMeter:
@@ -65,8 +68,9 @@ def is_engine(name: str, command: Iterable[str]) -> bool:
     if lowered.startswith(_ENGINES):
         return True
     if not lowered.startswith("python"):
-        return lowered.startswith("herd")
-    return any(word in part for part in command for word in _PYTHON_ENGINES)
+        return lowered.removesuffix(".exe") in _OUR_COMMANDS
+    names = [PurePath(part).name for part in command]
+    return any(part.startswith(_PYTHON_ENGINES) or part in _OUR_COMMANDS for part in names)
 
 
 def _engine_processes() -> list[psutil.Process]:

@@ -83,7 +83,7 @@ def _environment(process: psutil.Process) -> dict[str, str] | None:
     try:
         if not process.name().lower().startswith("ollama"):
             return None
-        return process.environ()
+        return process.environ() or None  # macOS gives nothing for protected programs
     except (psutil.Error, OSError):
         return None
 

@@ -18,7 +18,7 @@ from ollama_herd.agent.engine_detect import HerdRouterFound, detect
 from ollama_herd.agent.engine_limits import Limits, read_limits
 from ollama_herd.agent.engine_ollama import OllamaProbe
 from ollama_herd.agent.engine_openai import OpenAiProbe
-from ollama_herd.agent.reach import find_reach
+from ollama_herd.agent.reach import find_reach, is_this_machine
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, EngineReport, Reach
 from ollama_herd.tasks import cancel_and_wait, spawn
@@ -181,6 +181,10 @@ class EngineWatch:
             self._around.changed()
 
     async def _read_limits(self) -> None:
+        """From the environment of the engine's process, where that runs on this machine."""
+        self._limits = Limits()
+        if not await is_this_machine(self.address.host):
+            return
         reading = start_in_thread(
             lambda: read_limits(self.address.port, os.environ), name="engine-limits"
         )
