@@ -1,8 +1,11 @@
 """What the herd answers is what the engine said, byte for byte, in every dialect."""
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.conftest import Pair
+from tests.fakes.raw import call
 from tests.fakes.state import Scripted
 
 PROMPT = {"messages": [{"role": "user", "content": "Why is the sky <blue> & deep?"}]}
@@ -20,6 +23,7 @@ REQUESTS = {
     "generate whole": ("/api/generate", {"model": "tiny", "prompt": "Hi", "stream": False}),
     "generate load": ("/api/generate", {"model": "tiny"}),
     "embed": ("/api/embed", {"model": "nomic-embed-text", "input": ["a", "b"]}),
+    "embed many": ("/api/embed", {"model": "nomic-embed-text", "input": ["a b"] * 200}),
     "embed small": ("/api/embed", {"model": "tiny-embed", "input": "a", "dimensions": 8}),
     "embeddings": ("/api/embeddings", {"model": "tiny-embed", "prompt": "a"}),
     "v1 chat": ("/v1/chat/completions", {"model": "tiny", **PROMPT, "stream": True}),
@@ -102,7 +106,9 @@ def test_both_nodes_serve(pair: Pair) -> None:
 
 def test_concurrent_requests_use_both_nodes(pair: Pair) -> None:
     for engine in pair.engines:
+        call(engine.port, "POST", "/api/generate", {"model": "tiny"})
         engine.settings.token_ms = 20
+    pair.herd.wait_status(lambda s: _loaded_on(s, "tiny:latest") == 2, "both to have it loaded")
     clients = [pair.open("/api/chat", {"model": "tiny", **PROMPT}) for _ in range(8)]
     nodes = []
     for client in clients:
@@ -135,3 +141,7 @@ def test_unknown_options_and_aliases_pass(pair: Pair) -> None:
         answer = pair.call("POST", "/api/generate", {"model": name, "prompt": "x"})
         assert answer.status == 200, name
         assert answer.lines()[0]["model"] == name
+
+
+def _loaded_on(status: dict[str, Any], model: str) -> int:
+    return sum(model in e["loaded"] for n in status["nodes"] for e in n["engines"])

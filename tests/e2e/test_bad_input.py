@@ -69,8 +69,9 @@ def test_answers_as_recorded(pair: Pair, name: str) -> None:
     assert answer.status == real.status
     assert error_text(answer.body) == error_text(real.body)
     assert answer.header("content-type") == real.header("content-type")
-    for header in ("allow", "location"):
-        assert answer.header(header) == real.header(header)
+    assert answer.header("location") == real.header("location")
+    if real.status == 405:
+        assert answer.header("allow") == real.header("allow")
 
 
 def test_wrong_method_on_tags_names_both(pair: Pair) -> None:
@@ -84,6 +85,11 @@ def test_invalid_name_as_recorded(pair: Pair) -> None:
     real = parse_response(recording.response)
     answer = exchange(pair.port, recording.request)
     assert (answer.status, answer.body) == (real.status, real.body)
+
+
+def test_trailing_slash_of_a_get_moves_for_good(pair: Pair) -> None:
+    answer = pair.call("GET", "/api/tags/")
+    assert (answer.status, answer.header("location")) == (301, "/api/tags")
 
 
 def test_unknown_path_with_a_slash_is_not_found(pair: Pair) -> None:

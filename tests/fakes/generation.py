@@ -173,8 +173,7 @@ class Generation:
         if index == 0:
             turn.first_s = clock.monotonic_s()
         self._state.counters.tokens += 1
-        if index % 16 == 0:
-            self._state.changed()
+        self._state.changed()
 
     async def _break(self, turn: Turn, voice: Voice, reply: Reply, fault: Fault) -> None:
         self._state.changed()

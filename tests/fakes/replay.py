@@ -32,6 +32,11 @@ class ReplayEngine(FakeOllama):
         """The next inference request gets this response."""
         self._queue.append((recording.response, split))
 
+    def clear(self) -> None:
+        """Forget what was loaded and seen."""
+        self._queue.clear()
+        self.seen.clear()
+
     async def _answer(self, request: Request, reply: Reply) -> None:
         if request.path not in PATHS or not self._queue:
             await super()._answer(request, reply)
@@ -40,6 +45,8 @@ class ReplayEngine(FakeOllama):
         response, split = self._queue.pop(0)
         for piece in split(response):
             await reply.piece(piece)
+        if parse_response(response, request.method).framing == "close":
+            reply.close()
 
 
 def whole(data: bytes) -> Iterator[bytes]:
