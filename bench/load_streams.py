@@ -94,9 +94,12 @@ class _Load:
             return
         raw = stream.raw
         raw += _view[:count]
+        if not raw.startswith(b"HTTP/1.1 200"):
+            status, _, rest = bytes(raw).partition(b"\r\n")
+            self._lose(connection, f"answered {status!r}: {rest[rest.find(b'{') :][:200]!r}")
+            return
         stream.ends.append(len(raw))
         stream.times_us.append(now_us())
-        # An answer that is no stream never ends so and is found at the deadline.
         if raw.endswith(wire.END):
             self.done.append(stream)
             if stream.times_us[-1] < self.repeat_until_us:
