@@ -40,9 +40,10 @@ def open_database(url_or_home: str | Path) -> "Database":
 class Database:
     """Opened at its first use, and again by the next one after a failure."""
 
-    def __init__(self, url_or_home: str | Path) -> None:
+    def __init__(self, url_or_home: str | Path, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         """`url_or_home` is a folder or a URL (`postgresql://user@host/db`). Never fails."""
         self._asked = str(url_or_home)
+        self._busy_timeout_s = busy_timeout_s
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._file_id: tuple[int, int] | None = None
@@ -120,7 +121,7 @@ class Database:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         engine = create_engine(
             URL.create("sqlite", database=str(path)),
-            connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+            connect_args={"timeout": self._busy_timeout_s, "check_same_thread": False},
         )
         event.listen(engine, "connect", _configure)
         event.listen(engine, "begin", _begin)

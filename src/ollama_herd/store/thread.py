@@ -105,6 +105,13 @@ class WriterThread:
         return lost
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            if not self._closing.is_set():  # a defect: its traceback is on standard error
+                self.last_error = "The thread that writes traces has ended. Restart the router."
+
+    def _work(self) -> None:
         while True:
             self._wait()
             try:

@@ -36,6 +36,11 @@ _CLIENT_LEFT = 499
 
 _SUMS = tuple(column.name for column in trends.columns if not column.primary_key)
 
+_ZERO = (0,) * len(_SUMS)
+
+_LARGEST_SUM = 10**15
+"""Of one write; thousands of them fit into a column."""
+
 _Key = tuple[int, int, int, int]  # step (s), model, node, bucket (s)
 _Cell = tuple[list[float], dict[int, int]]  # values of _SUMS; requests by slot
 
@@ -113,12 +118,11 @@ class Tally:
             if not isfinite(minute):
                 continue
             for key in _series(int(minute) * 60, numbers[model], numbers[node]):
-                before = sums.get(key)
-                sums[key] = some if before is None else list(map(add, before, some))
+                sums[key] = list(map(add, sums.get(key, _ZERO), some))
                 for slot, count in counts.items():
                     slots[*key, slot] += count
         return (
-            [value for key in sorted(sums) for value in (*key, *sums[key])],
+            [value for key in sorted(sums) for value in (*key, *map(_storable, sums[key]))],
             [value for key in sorted(slots) for value in (*key, slots[key])],
         )
 
@@ -127,6 +131,11 @@ class Tally:
 
     def __bool__(self) -> bool:
         return bool(self._cells)
+
+
+def _storable(total: float) -> float:
+    """Engines may claim any count; a column holds 64 bits."""
+    return min(max(total, 0), _LARGEST_SUM) if isfinite(total) else 0
 
 
 def _add_trouble(sums: list[float], trace: Trace) -> None:

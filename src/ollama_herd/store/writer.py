@@ -52,8 +52,11 @@ class BatchWriter:
     def write_trends(self, tally: Tally) -> None:
         """Add the tally and empty it. Raises SQLAlchemyError; the tally stays as it is then."""
         sums, slots = tally.rows(self._numbers)
-        with self._connection.begin():
-            self._trends.add(self._connection, sums, slots)
+        try:
+            with self._connection.begin():
+                self._trends.add(self._connection, sums, slots)
+        except _IMPOSSIBLE as error:
+            _log.warning("counts for trends cannot be stored", reason=type(error).__name__)
         tally.clear()
 
     def forget_labels(self) -> None:

@@ -1,0 +1,1 @@
+"""The store on real databases: SQLite always, PostgreSQL where its programs are installed."""
