@@ -17,6 +17,10 @@ RATE_TAU_S = 300.0
 LATE_SHARE = 0.25
 """What is late by t is expected another t/4 later: it tends to stay late."""
 
+PROBE_PAUSE_S = 30.0
+PROBE_PAUSE_MAX_S = 3600.0
+"""Pause after a probe that found no further slot; doubles each time."""
+
 RESERVED_S = 2.5
 """A reservation lapses after two ticks without a word: its request left, or went elsewhere."""
 
@@ -37,6 +41,7 @@ class Running:
         "is_cache_known",
         "is_cold",
         "is_prefill_clean",
+        "is_probe",
         "node",
         "output",
         "prefill_s",
@@ -67,6 +72,7 @@ class Running:
         self.is_alone = True
         self.is_prefill_clean = True
         self.is_cache_known = True
+        self.is_probe = False  # one more than the known slots, to learn of another
         self.progress_s = 0.0
         self.dirty_s = 0.0
 
@@ -93,6 +99,8 @@ class ReplicaLoad:
         "overlaps",
         "plan",
         "plan_version",
+        "probe_pause_s",
+        "probe_s",
         "progress_s",
         "rates",
         "replica",
@@ -108,6 +116,8 @@ class ReplicaLoad:
         self.slots = 1
         self.learned_slots = 1
         self.overlaps = 0
+        self.probe_s = 0.0  # not before this time
+        self.probe_pause_s = PROBE_PAUSE_S
         self.running: dict[str, Running] = {}
         self.is_hot = False
         self.is_reported_hot = False
@@ -159,6 +169,25 @@ class ReplicaLoad:
         self.loading_until_s = 0.0
         if self.node.loading is self:
             self.node.loading = None
+
+    def may_probe(self, prefill_s: float, rests: list[float], now_s: float) -> bool:
+        """Whether sending one request too many would tell if there is another slot.
+
+        It would if its first byte is due well before anything running here ends. `rests` are the
+        remaining times of what runs.
+        """
+        return (
+            self.replica.slots is None
+            and self.is_hot
+            and len(self.running) == self.slots
+            and now_s >= self.probe_s
+            and min(rests) > 1.5 * prefill_s + 0.05
+        )
+
+    def probed_in_vain(self, now_s: float) -> None:
+        self.overlaps = 0
+        self.probe_s = now_s + self.probe_pause_s
+        self.probe_pause_s = min(2 * self.probe_pause_s, PROBE_PAUSE_MAX_S)
 
     def set_slots(self) -> None:
         reported = self.replica.slots

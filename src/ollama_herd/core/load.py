@@ -7,7 +7,14 @@ Written by the scheduler alone; `decide` reads it. Times are router monotonic se
 
 from ollama_herd.core.filters import Board, never_fits, served_digest, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
-from ollama_herd.core.inflight import RATE_TAU_S, NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.inflight import (
+    PROBE_PAUSE_S,
+    RATE_TAU_S,
+    NodeLoad,
+    Place,
+    ReplicaLoad,
+    Running,
+)
 from ollama_herd.core.node import EngineKind, Node, Replica
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
@@ -241,6 +248,7 @@ class Load:
         replica.overlaps += 1
         if replica.overlaps >= 2:
             replica.overlaps = 0
+            replica.probe_pause_s = PROBE_PAUSE_S
             replica.learned_slots = min(earlier + 1, 64)
             replica.set_slots()
 
@@ -258,6 +266,12 @@ class Load:
             node.prefilling -= 1
         node.version += 1
         replica.changed_s = now_s
+        if not run.is_probe and replica.replica.slots is None:
+            for other in replica.running.values():
+                if other.is_probe and other.first_byte_s < 0:
+                    other.is_probe = False
+                    if now_s - other.dispatched_s > 1.5 * other.prefill_s:
+                        replica.probed_in_vain(now_s)
         if replica.loading_until_s:
             if answered:
                 self._became_hot(replica)

@@ -4,11 +4,27 @@ A `…Report` came from an agent; the bare noun is what the router believes. All
 """
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 PROTOCOL_VERSION = 1
 """Version of the report an agent sends; the router accepts this one and older ones."""
+
+
+Amount = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Bytes, counts and sequence numbers. What is decoded from a report is held to its bounds; 64 bits
+are what the store keeps."""
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Label = Annotated[str, Meta(max_length=512)]
+"""Names and versions: the longest model name seen is under 200 characters."""
+
+Identity = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[\x21-\x7e]+\Z")]
+"""Written into the head of a tunnel, so visible ASCII only."""
+
+Key = Annotated[str, Meta(max_length=128, pattern=r"\A[\x21-\x7e]*\Z")]
 
 
 class EngineKind(enum.StrEnum):
@@ -63,10 +79,10 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     a runner. `modified_at` is RFC 3339 text, kept as the engine wrote it.
     """
 
-    name: str
-    digest: str = ""
-    weights: str = ""
-    size_bytes: int = 0
+    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    digest: Label = ""
+    weights: Label = ""
+    size_bytes: Amount = 0
     modified_at: str = ""
     details: ModelDetails = ModelDetails()
     capabilities: tuple[str, ...] = ()
@@ -75,11 +91,11 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
 class LoadedModel(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry of `/api/ps`. `size_bytes` counts RAM and VRAM, `expires_at` is RFC 3339 text."""
 
-    name: str
-    digest: str = ""
-    size_bytes: int = 0
-    size_vram_bytes: int = 0
-    context_length: int = 0
+    name: Label
+    digest: Label = ""
+    size_bytes: Amount = 0
+    size_vram_bytes: Amount = 0
+    context_length: Amount = 0
     expires_at: str = ""
     details: ModelDetails = ModelDetails()
 
@@ -91,15 +107,15 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     `slots` is how many requests of one model it runs at once, None when nothing tells.
     """
 
-    engine_id: str
+    engine_id: Identity
     kind: EngineKind
-    port: int
+    port: Port
     reach: Reach = Reach.LOOPBACK
-    version: str = ""
+    version: Label = ""
     models: tuple[Model, ...] = ()
     loaded: tuple[LoadedModel, ...] = ()
-    slots: int | None = None
-    max_loaded: int | None = None
+    slots: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    max_loaded: Amount | None = None
     error: str = ""
 
 
@@ -108,8 +124,8 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str
     vendor: str = ""  # nvidia, amd, apple, intel
-    memory_total_bytes: int = 0
-    memory_free_bytes: int = 0
+    memory_total_bytes: Amount = 0
+    memory_free_bytes: Amount = 0
     utilisation_percent: float | None = None
     temperature_c: float | None = None
     unified: bool = False  # shares the machine's memory (Apple)
@@ -118,14 +134,14 @@ class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
 class Vitals(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a machine is doing now."""
 
-    memory_total_bytes: int = 0
-    memory_available_bytes: int = 0
-    swap_used_bytes: int = 0
-    cpu_count: int = 0
+    memory_total_bytes: Amount = 0
+    memory_available_bytes: Amount = 0
+    swap_used_bytes: Amount = 0
+    cpu_count: Amount = 0
     cpu_percent: float = 0.0
     load_1m: float | None = None
-    disk_total_bytes: int = 0
-    disk_free_bytes: int = 0
+    disk_total_bytes: Amount = 0
+    disk_free_bytes: Amount = 0
     temperature_c: float | None = None
     throttled: bool = False
     pressure: Pressure = Pressure.NORMAL
@@ -150,14 +166,14 @@ class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
     newer than the last is stale and changes nothing.
     """
 
-    node_id: str
-    boot: int
-    seq: int
-    protocol: int = PROTOCOL_VERSION
-    name: str = ""
-    agent_version: str = ""
-    relay_port: int = 0
-    relay_key: str = ""
+    node_id: Identity
+    boot: Amount
+    seq: Amount
+    protocol: Amount = PROTOCOL_VERSION
+    name: Label = ""
+    agent_version: Label = ""
+    relay_port: Port = 0
+    relay_key: Key = ""
     leaving: bool = False
     platform: Platform | None = None
     vitals: Vitals | None = None

@@ -19,7 +19,7 @@ from ollama_herd.core.inflight import Place
 from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.request import InferenceRequest
-from ollama_herd.core.signals import Ask, Held, Priced, price
+from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Held, Priced, needs_reload, price
 
 __all__ = [
     "Candidate",
@@ -121,6 +121,8 @@ def _likeliest(places: Sequence[Place], ask: Ask) -> list[Place]:
                 service *= TAKEN
         if not load.is_hot:
             service += rates.load_s
+        elif ask.options != load.options and needs_reload(load, ask):
+            service += rates.load_s + RELOAD_PAUSE_S
         rough.append(service)
     kept = sorted(range(len(rough)), key=rough.__getitem__)[:PRICED_IN_FULL]
     kept.sort()

@@ -28,7 +28,7 @@ from ollama_herd.core.request import (
     Usage,
 )
 from ollama_herd.core.routing import Ranking, explain, rank
-from ollama_herd.core.signals import Ask, Priced
+from ollama_herd.core.signals import Ask, Priced, remaining_times
 from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
@@ -277,7 +277,8 @@ class Scheduler:
         node = replica.node
         pace = node.pace
         run = Running(request, replica, now_s)
-        ready_s = best.load + best.context
+        ready_s = best.wait + best.load + best.context
+        run.is_probe = len(replica.running) >= replica.slots
         run.first_due_s = now_s + ready_s + best.prefill
         run.prompt = ask.prompt
         run.output = ask.output
@@ -369,33 +370,38 @@ class Scheduler:
         those behind them see the place taken.
         """
         effects: list[Effect] = []
-        open_models = {key for key in models if self._has_room(key, fleet)}
-        looks = dict.fromkeys(open_models, LOOKAHEAD)
+        looks = {key: LOOKAHEAD for key in models if self._has_room(key, fleet, now_s)}
         left = HELD_LOOKS
         held: dict[ReplicaLoad, list[float]] = {}
         alike: dict[tuple[str, LaneKey], list[Pending]] = {}
-        for pending in self._room.in_order(list(open_models), self._running_of, now_s):
+        for pending in self._room.in_order(list(looks), self._running_of, now_s):
             model_key = pending.request.model_key
-            if not looks[model_key]:
+            if model_key not in looks:
                 continue
             effect = self._look(pending, fleet, held, alike, now_s)
             if effect is not None:
                 effects.append(effect)
-                if not self._has_room(model_key, fleet):
-                    looks[model_key] = 0
-                continue
-            looks[model_key] -= 1
-            left -= 1
-            if not left:
+                is_done = not self._has_room(model_key, fleet, now_s)
+            else:
+                left -= 1
+                looks[model_key] -= 1
+                is_done = not looks[model_key]
+            if is_done:
+                del looks[model_key]
+            if not left or not looks:
                 break
         return effects
 
-    def _has_room(self, model_key: str, fleet: Fleet) -> bool:
+    def _has_room(self, model_key: str, fleet: Fleet, now_s: float) -> bool:
         """Whether looking is worth while: a free slot somewhere, or nowhere to go at all."""
         board = self._load.board(model_key, fleet)
         if board is None or not board.places:
             return True
-        return any(len(p.load.running) < p.load.slots for p in board.places)
+        if any(len(p.load.running) < p.load.slots for p in board.places):
+            return True
+        return self._settings.probe_slots and any(
+            p.replica.slots is None and now_s >= p.load.probe_s for p in board.places
+        )
 
     def _look(
         self,
@@ -427,15 +433,28 @@ class Scheduler:
                 pending, ranking = first, ranking._replace(ask=ask)
             self._room.remove(pending.request.request_id)
             return self._grant(pending, ranking)
-        held_alike.append(pending)
         replica = best.place.load
         pending.likely = replica.key
         pending.estimate_s = _service_s(ranking.priced)
+        if self._is_probe(best, request, now_s):
+            self._room.remove(request.request_id)
+            return self._grant(pending, ranking)
         if best.is_blocked and now_s - request.arrived_s > STARVED_S:
             replica.node.reserve(replica, now_s)
         ready_s = best.wait + best.load + best.context
+        held_alike.append(pending)
         held.setdefault(replica, []).append(now_s + ready_s + best.prefill + best.decode)
         return None
+
+    def _is_probe(self, best: Priced, request: InferenceRequest, now_s: float) -> bool:
+        """Whether to send this request beyond the slots known, which might be too few."""
+        replica = best.place.load
+        return (
+            self._settings.probe_slots
+            and request.stream
+            and not best.context
+            and replica.may_probe(best.prefill, remaining_times(replica, now_s), now_s)
+        )
 
     def _stranded(
         self, pending: Pending, fleet: Fleet, rejected: tuple[Rejected, ...], now_s: float

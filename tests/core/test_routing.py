@@ -1,0 +1,494 @@
+"""Properties and cases of a single decision."""
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_herd.core import routing
+from ollama_herd.core.fleet import Fleet, NodeDrained, TimePassed, apply
+from ollama_herd.core.load import Load
+from ollama_herd.core.node import EngineKind, Gpu, Platform, Vitals
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.request import OutcomeKind, Usage
+from ollama_herd.core.routing import PRICED_IN_FULL, Eliminated, decide
+from ollama_herd.core.scheduler import Grant, QueueSettings, Scheduler
+from tests.core.fleets import GB, engine, fleet_of, model, report, request
+
+NAME = "m:7b"
+CARD = Platform(system="linux", machine="x86_64")
+
+
+def card(free_gb=24.0):
+    return Vitals(
+        memory_total_bytes=64 * GB,
+        memory_available_bytes=48 * GB,
+        gpus=(Gpu("NVIDIA GeForce RTX 4090", "nvidia", 24 * GB, int(free_gb * GB)),),
+    )
+
+
+def deciding(fleet, asked=None, now_s=0.0, excluded=frozenset()):
+    predictor = Predictor()
+    return decide(asked or request(NAME), fleet, Load(predictor), predictor, now_s, excluded)
+
+
+def nodes_of(decision):
+    return [c.replica.node_id for c in decision.candidates]
+
+
+def reason_of(decision, node_id):
+    return next(r.reason for r in decision.eliminated if r.node_id == node_id)
+
+
+node_reports = st.builds(
+    lambda i, size, loaded, slots, free, chip, other: report(
+        f"n{i}",
+        [
+            engine(
+                [model(NAME, size), model("other:1b", 30.0)],
+                ([NAME] if loaded else []) + (["other:1b"] if other else []),
+                slots=slots,
+            )
+        ],
+        free_gb=free,
+        platform=chip,
+    ),
+    st.integers(0, 30),
+    st.sampled_from([2.0, 20.0]),
+    st.booleans(),
+    st.sampled_from([None, 1, 2, 4]),
+    st.sampled_from([5.0, 64.0]),
+    st.sampled_from(
+        [
+            Platform(system="linux", machine="x86_64"),
+            Platform(system="darwin", machine="arm64", chip="Apple M1"),
+            Platform(system="darwin", machine="arm64", chip="Apple M3 Ultra"),
+        ]
+    ),
+    st.booleans(),
+)
+fleets = st.lists(node_reports, min_size=1, max_size=6, unique_by=lambda r: r.node_id)
+requests = st.builds(
+    lambda prompt, limit, context, stream: request(
+        NAME,
+        prompt_tokens=prompt,
+        max_tokens=limit,
+        stream=stream,
+        load_options=(("num_ctx", context),) if context else (),
+    ),
+    st.sampled_from([1, 200, 8000]),
+    st.sampled_from([None, 1, 500]),
+    st.sampled_from([None, 4096, 8192]),
+    st.booleans(),
+)
+
+
+def under_load(reports, arrivals):
+    """A scheduler that has granted what it could of `arrivals`."""
+    fleet = fleet_of(reports)
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    for number, asked in enumerate(arrivals):
+        scheduler.on_request(asked, fleet, 0.1 * number)
+    return scheduler, fleet
+
+
+@given(fleets, st.lists(requests, max_size=8), requests)
+def test_terms_add_up_and_candidates_come_by_cost(reports, before, asked):
+    scheduler, fleet = under_load(reports, before)
+    load = scheduler.load
+    decision = decide(asked, fleet, load, load.predictor, 1.0)
+    totals = [c.cost.total_ms for c in decision.candidates]
+    assert totals == sorted(totals)
+    for candidate in decision.candidates:
+        terms = msgspec.structs.asdict(candidate.cost)
+        total = terms.pop("total_ms")
+        assert math.fsum(terms.values()) == pytest.approx(total, abs=1e-6)
+        assert total > 0
+        for name, value in terms.items():
+            if name not in {"availability_trend_ms", "prefix_affinity_ms"}:
+                assert value >= 0
+        assert candidate.starts_now == (candidate.starts_now and not candidate.cost.queue_depth_ms)
+
+
+@given(fleets, st.lists(requests, max_size=6), requests, st.randoms(use_true_random=False))
+def test_the_order_in_which_nodes_joined_does_not_matter(reports, before, asked, rng):
+    shuffled = list(reports)
+    rng.shuffle(shuffled)
+    decisions = []
+    for order in (reports, shuffled):
+        scheduler, fleet = under_load(order, before)
+        decisions.append(decide(asked, fleet, scheduler.load, scheduler.load.predictor, 1.0))
+    assert decisions[0] == decisions[1]
+
+
+@given(fleets, requests)
+def test_deciding_twice_gives_the_same_answer(reports, asked):
+    fleet = fleet_of(reports)
+    predictor = Predictor()
+    load = Load(predictor)
+    assert decide(asked, fleet, load, predictor, 1.0) == decide(asked, fleet, load, predictor, 1.0)
+
+
+@given(fleets, requests, st.sampled_from(["draining", "offline", "broken", "excluded"]))
+def test_an_ineligible_node_changes_nothing(reports, asked, how):
+    alone = deciding(fleet_of(reports), asked)
+    broken = "no answer" if how == "broken" else ""
+    extra = report("extra", [engine([model(NAME)], [NAME], error=broken)])
+    fleet = fleet_of([*reports, extra])
+    excluded = frozenset()
+    if how == "draining":
+        fleet = apply(fleet, NodeDrained("extra", draining=True), 0.0)
+    elif how == "offline":
+        gone = report("extra", [engine([model(NAME)], [NAME])], seq=2, leaving=True)
+        fleet = fleet_of([gone], 0.0, fleet)
+    elif how == "excluded":
+        excluded = frozenset(r.slot_key for r in fleet.replicas["m:7b"] if r.node_id == "extra")
+    decision = deciding(fleet, asked, excluded=excluded)
+    assert decision.candidates == alone.candidates
+    assert [r for r in decision.eliminated if r.node_id != "extra"] == list(alone.eliminated)
+    expected = {
+        "draining": Eliminated.DRAINING,
+        "offline": Eliminated.OFFLINE,
+        "broken": Eliminated.ENGINE_ERROR,
+        "excluded": Eliminated.ALREADY_TRIED,
+    }
+    assert reason_of(decision, "extra") is expected[how]
+
+
+@given(st.integers(1, 4), st.integers(0, 7), requests)
+def test_a_deeper_queue_never_lowers_the_cost(slots, depth, asked):
+    """Requests of one model on a machine that has it loaded."""
+    asked = msgspec.structs.replace(asked, load_options=())
+    told = [report("a", [engine([model(NAME)], [NAME], slots=slots)])]
+    costs = []
+    for waiting in (depth, depth + 1):
+        scheduler, fleet = under_load(told, [request(NAME) for _ in range(min(waiting, slots))])
+        load = scheduler.load
+        (candidate,) = decide(asked, fleet, load, load.predictor, 1.0).candidates
+        costs.append(candidate.cost.total_ms)
+    assert costs[0] <= costs[1] + 1e-6
+
+
+@given(st.floats(0, 64), st.floats(0, 64), st.sampled_from([2.0, 20.0, 45.0]), st.booleans())
+def test_less_memory_never_lowers_the_cost(one, other, size, busy):
+    costs = []
+    for free in sorted([one, other]):
+        engines = [engine([model(NAME, size), model("other:1b", 30.0)], ["other:1b"], slots=1)]
+        arrivals = [request("other:1b")] if busy else []
+        scheduler, fleet = under_load([report("a", engines, free_gb=free)], arrivals)
+        load = scheduler.load
+        (candidate,) = decide(request(NAME), fleet, load, load.predictor, 1.0).candidates
+        costs.append(candidate.cost.total_ms)
+    assert costs[0] >= costs[1] - 1e-6
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_what_was_sent_counts_whatever_is_reported(seconds, repeat):
+    """A heartbeat that still says "not loaded" does not undo a request in flight."""
+    fleet = fleet_of([report("a", [engine([model(NAME)], slots=2)])])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    first = request(NAME)
+    scheduler.on_request(first, fleet, 0.0)
+    scheduler.on_first_byte(first.request_id, 5.0)
+    for seq in range(2, 3 + repeat % 5):
+        stale = report("a", [engine([model(NAME)], slots=2)], seq=seq)
+        fleet = fleet_of([stale], 5.0 + seconds, fleet)
+        scheduler.on_fleet(fleet, 5.0 + seconds)
+    load = scheduler.load
+    (candidate,) = decide(request(NAME), fleet, load, load.predictor, 5.0 + seconds).candidates
+    assert candidate.cost.loaded_state_ms == 0
+    assert candidate.cost.role_affinity_ms > 0
+
+
+# -- who is left out ---------------------------------------------------------------------------
+
+
+def test_missing_metadata_eliminates_nobody():
+    bare = msgspec.structs.replace(
+        model(NAME), size_bytes=0, digest="", weights="", capabilities=()
+    )
+    fleet = fleet_of(
+        [
+            report("a", [engine([bare], slots=None)], platform=Platform(), vitals=Vitals()),
+            report("b", [engine([model(NAME)])]),
+        ]
+    )
+    decision = deciding(fleet)
+    assert sorted(nodes_of(decision)) == ["a", "b"]
+
+
+def test_the_digest_on_most_nodes_is_served():
+    old = model(NAME, digest="old", modified_at="2026-12-01T00:00:00Z")
+    new = model(NAME, digest="new", modified_at="2026-01-01T00:00:00Z")
+    fleet = fleet_of([report(n, [engine([m])]) for n, m in (("a", old), ("b", new), ("c", new))])
+    decision = deciding(fleet)
+    assert sorted(nodes_of(decision)) == ["b", "c"]
+    assert reason_of(decision, "a") is Eliminated.DIGEST_CONFLICT
+
+
+def test_of_equally_common_digests_the_newest_is_served():
+    """Times as Ollama writes them: nanoseconds and different offsets."""
+    early = model(NAME, digest="early", modified_at="2026-05-01T10:00:00.123456789+02:00")
+    late = model(NAME, digest="late", modified_at="2026-05-01T09:00:00.5Z")
+    fleet = fleet_of([report("a", [engine([early])]), report("b", [engine([late])])])
+    decision = deciding(fleet)
+    assert nodes_of(decision) == ["b"]
+    assert reason_of(decision, "a") is Eliminated.DIGEST_CONFLICT
+
+
+def test_a_model_larger_than_all_memory_does_not_fit():
+    fleet = fleet_of(
+        [
+            report("small", [engine([model(NAME, 40.0)])], total_gb=16, free_gb=12),
+            report("large", [engine([model(NAME, 40.0)])]),
+        ]
+    )
+    decision = deciding(fleet)
+    assert nodes_of(decision) == ["large"]
+    assert reason_of(decision, "small") is Eliminated.DOES_NOT_FIT
+
+
+def test_a_silent_node_is_named_offline():
+    fleet = fleet_of([report("a", [engine([model(NAME)])])])
+    fleet = apply(fleet, TimePassed(2.0), 100.0)
+    decision = deciding(fleet)
+    assert decision.winner is None
+    assert reason_of(decision, "a") is Eliminated.OFFLINE
+
+
+def test_a_model_nobody_has_gives_an_empty_decision():
+    decision = deciding(Fleet())
+    assert decision.winner is None
+    assert decision.eliminated == ()
+
+
+# -- what decides ------------------------------------------------------------------------------
+
+
+def test_loaded_beats_cold_and_says_why():
+    fleet = fleet_of(
+        [report("cold", [engine([model(NAME)])]), report("hot", [engine([model(NAME)], [NAME])])]
+    )
+    decision = deciding(fleet)
+    assert nodes_of(decision) == ["hot", "cold"]
+    assert decision.candidates[0].cost.loaded_state_ms == 0
+    assert decision.candidates[1].cost.loaded_state_ms > 1000
+
+
+def test_openai_engines_have_their_models_loaded():
+    fleet = fleet_of(
+        [report("a", [engine([model(NAME)], kind=EngineKind.OPENAI, engine_id="vllm")])]
+    )
+    candidate = deciding(fleet, request(NAME, load_options=(("num_ctx", 9000),))).winner
+    assert candidate.cost.loaded_state_ms == 0
+    assert candidate.cost.context_fit_ms == 0
+    assert candidate.starts_now
+
+
+def test_the_faster_machine_is_cheaper():
+    slow = Platform(system="darwin", machine="arm64", chip="Apple M1")
+    fast = Platform(system="darwin", machine="arm64", chip="Apple M3 Ultra")
+    fleet = fleet_of(
+        [
+            report("a", [engine([model(NAME)], [NAME])], platform=slow),
+            report("b", [engine([model(NAME)], [NAME])], platform=fast),
+        ]
+    )
+    assert nodes_of(deciding(fleet)) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("context", "reloads"), [(None, False), (4096, False), (8192, True), (2048, True)]
+)
+def test_another_context_length_costs_a_reload(context, reloads):
+    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME])])])
+    options = (("num_ctx", context),) if context else ()
+    cost = deciding(fleet, request(NAME, load_options=options)).winner.cost
+    assert (cost.context_fit_ms > 1000) is reloads
+
+
+def test_an_explicit_context_is_undone_by_the_next_plain_request():
+    """Recorded: a request without num_ctx reloads a model that was loaded with one."""
+    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME])])])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    asked = request(NAME, load_options=(("num_ctx", 8192),))
+    scheduler.on_request(asked, fleet, 0.0)
+    scheduler.on_first_byte(asked.request_id, 4.0)
+    scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, fleet, 5.0)
+    load = scheduler.load
+    again = decide(
+        request(NAME, load_options=(("num_ctx", 8192),)), fleet, load, load.predictor, 6.0
+    )
+    plain = decide(request(NAME), fleet, load, load.predictor, 6.0)
+    assert again.winner.cost.context_fit_ms == 0
+    assert plain.winner.cost.context_fit_ms > 1000
+
+
+def test_a_context_beyond_the_trained_one_is_clamped():
+    trained = msgspec.structs.replace(
+        model(NAME), details=msgspec.structs.replace(model(NAME).details, context_length=4096)
+    )
+    fleet = fleet_of([report("a", [engine([trained], [NAME])])])
+    cost = deciding(fleet, request(NAME, load_options=(("num_ctx", 100_000),))).winner.cost
+    assert cost.context_fit_ms == 0
+
+
+def test_evicting_a_model_in_use_is_dear():
+    engines = [engine([model(NAME, 20.0), model("other:1b", 20.0)], ["other:1b"])]
+    full = report("full", engines, platform=CARD, vitals=card(free_gb=3))
+    free = report("free", engines, platform=CARD, vitals=card(free_gb=24))
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    fleet = fleet_of([full])
+    for number in range(20):
+        asked = request("other:1b")
+        scheduler.on_request(asked, fleet, 10.0 * number)
+        scheduler.on_finished(
+            asked.request_id, OutcomeKind.COMPLETED, None, fleet, 10.0 * number + 5
+        )
+    fleet = fleet_of([full, free])
+    load = scheduler.load
+    decision = decide(request(NAME), fleet, load, load.predictor, 200.0)
+    costs = {c.replica.node_id: c.cost.memory_fit_ms for c in decision.candidates}
+    assert costs["free"] == 0
+    assert costs["full"] > 1000
+    assert nodes_of(decision) == ["free", "full"]
+
+
+def test_a_model_waits_for_busy_ones_to_make_room():
+    engines = [engine([model(NAME, 20.0), model("other:1b", 20.0)], ["other:1b"])]
+    told = report("a", engines, platform=CARD, vitals=card(free_gb=3))
+    scheduler, fleet = under_load([told], [request("other:1b")])
+    load = scheduler.load
+    candidate = decide(request(NAME), fleet, load, load.predictor, 1.0).winner
+    assert not candidate.starts_now
+    assert candidate.cost.queue_depth_ms > 0
+    assert candidate.cost.memory_fit_ms > 0
+
+
+def test_loads_happen_one_after_the_other():
+    engines = [engine([model(NAME), model("other:1b")])]
+    scheduler, fleet = under_load([report("a", engines)], [request("other:1b")])
+    load = scheduler.load
+    candidate = decide(request(NAME), fleet, load, load.predictor, 0.1).winner
+    assert not candidate.starts_now
+    assert (
+        candidate.cost.loaded_state_ms
+        > 1e3 * load.replicas[candidate.replica.slot_key].rates.load_s
+    )
+
+
+def talk(turns):
+    return tuple(hash(("talk", tuple(range(i)))) for i in range(1, turns + 1))
+
+
+def test_a_conversation_goes_back_to_where_its_cache_is():
+    fleet = fleet_of([report(n, [engine([model(NAME)], [NAME])]) for n in ("a", "b")])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    load = scheduler.load
+    other = request(NAME)
+    scheduler.on_request(other, fleet, 0.0)  # on a
+    first = request(NAME, prompt_tokens=5120, prefix=talk(20))
+    (grant,) = scheduler.on_request(first, fleet, 0.0)
+    assert grant.decision.winner.replica.node_id == "b"
+    for asked in (other, first):
+        scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, fleet, 9.0)
+    turn = request(NAME, prompt_tokens=5632, prefix=talk(22))
+    decision = decide(turn, fleet, load, load.predictor, 10.0)
+    assert nodes_of(decision) == ["b", "a"]
+    assert decision.winner.cost.prefix_affinity_ms < -1000
+    assert decision.candidates[1].cost.prefix_affinity_ms == 0
+
+
+def test_strangers_keep_off_a_live_conversations_slot():
+    fleet = fleet_of([report(n, [engine([model(NAME)], [NAME])]) for n in ("a", "b")])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    load = scheduler.load
+    now_s = 0.0
+    for turn in range(4, 24):  # a lively conversation, on whatever node it settles
+        asked = request(NAME, now_s, prompt_tokens=256 * turn, prefix=talk(turn))
+        (grant,) = scheduler.on_request(asked, fleet, now_s)
+        home = grant.decision.winner.replica.node_id
+        scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, fleet, now_s + 2)
+        now_s += 10
+    stranger = decide(request(NAME, now_s), fleet, load, load.predictor, now_s)
+    assert stranger.winner.replica.node_id != home
+    lost = stranger.candidates[1].cost.prefix_affinity_ms
+    assert lost > 0
+
+
+# -- simultaneous requests ---------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from([None, 1, 2, 8]),
+    st.booleans(),
+    st.floats(0.1, 40),
+    requests,
+    st.sampled_from([(), ("size",)]),
+)
+def test_two_equal_idle_nodes_get_one_each(slots, loaded, size, asked, unknown):
+    told = model(NAME, 0 if unknown else size)
+    fleet = fleet_of(
+        [report(n, [engine([told], [NAME] if loaded else [], slots=slots)]) for n in ("a", "b")]
+    )
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    places = []
+    for number in range(2):
+        twin = msgspec.structs.replace(asked, request_id=f"twin{number}")
+        (grant,) = scheduler.on_request(twin, fleet, 5.0)
+        assert isinstance(grant, Grant)
+        places.append(grant.decision.winner.replica.node_id)
+    assert sorted(places) == ["a", "b"]
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=12))
+def test_equal_nodes_stay_equally_loaded(finishes):
+    """One at a time or many at once: nobody is favoured by name."""
+    fleet = fleet_of([report(n, [engine([model(NAME)], [NAME], slots=4)]) for n in ("a", "b")])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    running = []
+    usage = Usage(prompt_tokens=200, output_tokens=200)
+    for number, finish in enumerate(finishes):
+        asked = request(NAME, 0.01 * number)
+        effects = scheduler.on_request(asked, fleet, 0.01 * number)
+        running += [(e.request_id, e.decision.winner.replica.node_id) for e in effects]
+        if finish and len(running) > 1:
+            request_id, _ = running.pop(0)
+            scheduler.on_finished(request_id, OutcomeKind.CANCELLED, usage, fleet, 0.01 * number)
+    depths = [sum(1 for _, node in running if node == n) for n in ("a", "b")]
+    assert abs(depths[0] - depths[1]) <= 1 + sum(finishes) // 2
+
+
+# -- many nodes --------------------------------------------------------------------------------
+
+
+def test_the_best_of_many_nodes_is_found_and_the_rest_is_counted():
+    chips = ["Apple M1", "Apple M2 Max", "Apple M3 Ultra"]
+    reports = [
+        report(
+            f"n{i:03}",
+            [engine([model(NAME)], [NAME] if i % 7 == 0 else [])],
+            platform=Platform(system="darwin", machine="arm64", chip=chips[i % 3]),
+        )
+        for i in range(200)
+    ]
+    fleet = fleet_of(reports)
+    decision = deciding(fleet)
+    assert len(decision.candidates) == PRICED_IN_FULL
+    assert decision.more == 200 - PRICED_IN_FULL
+    best = [f"n{i:03}" for i in range(200) if i % 7 == 0 and i % 3 == 2]
+    assert nodes_of(decision)[: len(best)] == best
+
+
+@given(st.lists(node_reports, min_size=8, max_size=14), requests)
+def test_the_winner_among_many_idle_nodes_is_that_of_a_full_ranking(reports, asked):
+    reports = [msgspec.structs.replace(r, node_id=f"x{i:02}") for i, r in enumerate(reports)]
+    fleet = fleet_of(reports)
+    full = deciding(fleet, asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "PRICED_IN_FULL", 3)
+        decision = deciding(fleet, asked)
+    assert decision.winner.cost.total_ms == pytest.approx(full.winner.cost.total_ms)
+    assert len(decision.candidates) + decision.more == len(full.candidates)

@@ -1,0 +1,611 @@
+"""Queueing, one behaviour at a time; `test_scheduler_machine.py` mixes them all."""
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_herd.core.fleet import NodeDrained, TimePassed, apply
+from ollama_herd.core.node import EngineKind, Gpu, Platform, Vitals
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.request import OutcomeKind, Priority, RefusalKind, Usage
+from ollama_herd.core.routing import Eliminated
+from ollama_herd.core.scheduler import Grant, QueueSettings, Refuse, Scheduler
+from tests.core.fleets import GB, engine, fleet_of, model, report, request
+from tests.core.simulation import Truth, World
+
+NAME = "m:7b"
+USAGE = Usage(prompt_tokens=200, output_tokens=100, load_ms=1.0, prefill_ms=300.0, decode_ms=900.0)
+FAST = Platform(system="darwin", machine="arm64", chip="Apple M3 Ultra")
+SLOW = Platform(system="darwin", machine="arm64", chip="Apple M1")
+
+
+def node(node_id="a", names=(NAME,), loaded=(NAME,), slots=1, **more):
+    return report(node_id, [engine([model(n) for n in names], loaded, slots=slots)], **more)
+
+
+class Case:
+    """A scheduler, its fleet and its clock, with shorter names."""
+
+    def __init__(self, *reports, **settings):
+        self.scheduler = Scheduler(QueueSettings(**settings), Predictor())
+        self.fleet = fleet_of(reports)
+        self.now_s = 0.0
+        self.asked = {}
+        self.granted = {}  # request id -> (request, when)
+
+    def take(self, effects):
+        for effect in effects:
+            if isinstance(effect, Grant):
+                self.granted[effect.request_id] = (self.asked[effect.request_id], self.now_s)
+        return effects
+
+    def ask(self, name=NAME, **more):
+        asked = request(name, self.now_s, **more)
+        self.asked[asked.request_id] = asked
+        effects = self.take(self.scheduler.on_request(asked, self.fleet, self.now_s))
+        return asked, next((e for e in effects if e.request_id == asked.request_id), None)
+
+    def end(self, asked, outcome=OutcomeKind.COMPLETED, usage=USAGE):
+        self.granted.pop(asked.request_id, None)
+        return self.take(
+            self.scheduler.on_finished(asked.request_id, outcome, usage, self.fleet, self.now_s)
+        )
+
+    def retry(self, asked, outcome=OutcomeKind.ENGINE_ERROR):
+        return self.scheduler.on_retry(asked.request_id, outcome, self.fleet, self.now_s)
+
+    def tick(self, seconds=1.0):
+        self.now_s += seconds
+        return self.take(self.scheduler.on_fleet(self.fleet, self.now_s))
+
+    def hear(self, *reports):
+        self.fleet = fleet_of(reports, self.now_s, self.fleet)
+        return self.scheduler.on_fleet(self.fleet, self.now_s)
+
+
+def place(effect):
+    return effect.decision.winner.replica.node_id
+
+
+# -- late binding ------------------------------------------------------------------------------
+
+
+def test_a_request_waits_for_its_slot_and_gets_it_when_it_frees():
+    case = Case(node())
+    first, granted = case.ask()
+    assert isinstance(granted, Grant)
+    second, held = case.ask()
+    assert held is None
+    case.now_s = 3.0
+    (effect,) = case.end(first)
+    assert effect.request_id == second.request_id
+
+
+def test_a_waiting_request_goes_to_whichever_node_frees_first():
+    case = Case(node("a"), node("b"))
+    on_a, _ = case.ask()
+    on_b, grant = case.ask()
+    assert place(grant) == "b"
+    waiting, _ = case.ask()
+    case.now_s = 2.0
+    (effect,) = case.end(on_b)
+    assert (effect.request_id, place(effect)) == (waiting.request_id, "b")
+    assert not case.end(on_a)
+
+
+def test_a_request_rather_waits_for_a_fast_machine_than_takes_a_slow_one_now():
+    case = Case(node("fast", platform=FAST), node("slow", platform=SLOW))
+    first, _ = case.ask()
+    _, held = case.ask(max_tokens=400)
+    assert held is None
+    effects = case.tick(0.2)
+    assert effects == ()
+    view = case.scheduler.queue(case.now_s)
+    assert [(r.node_id, r.waiting) for r in view.replicas] == [("fast", 1)]
+    assert case.end(first)
+
+
+def test_a_backlog_spills_to_the_slow_machine():
+    medium = Platform(system="darwin", machine="arm64", chip="Apple M2 Pro")
+    case = Case(node("fast", platform=FAST), node("slow", platform=medium))
+    for _ in range(20):
+        case.ask()
+    view = case.scheduler.queue(0.0)
+    assert {r.node_id: r.in_flight for r in view.replicas} == {"fast": 1, "slow": 1}
+
+
+def test_a_joining_node_takes_all_it_can_at_once():
+    case = Case(node("a"))
+    for _ in range(30):
+        case.ask()
+    effects = case.hear(node("b", slots=4))
+    assert [place(e) for e in effects] == ["b"] * 4
+
+
+def test_a_cold_node_is_loaded_when_the_wait_is_longer_than_the_load():
+    case = Case(node("hot"), node("cold", loaded=()))
+    grants = [case.ask(max_tokens=4000, prompt_tokens=4000)[1] for _ in range(12)]
+    cold = [g for g in grants if g is not None and place(g) == "cold"]
+    assert cold
+
+
+def test_two_simultaneous_requests_for_a_cold_model_do_not_load_it_twice_for_nothing():
+    """The second one waits for the load under way where that is sooner."""
+    case = Case(node("a", loaded=(), slots=4), node("b", loaded=(), slots=4))
+    loads = [case.ask(is_load_only=True)[1] for _ in range(3)]
+    assert [place(g) for g in loads] == ["a", "a", "a"]
+
+
+# -- order -------------------------------------------------------------------------------------
+
+
+def order_of(case, first, askeds):
+    """The order in which waiting requests are granted on one slot."""
+    names = {a.request_id: label for label, a in askeds}
+    order, running = [], first
+    for _ in askeds:
+        case.now_s += 0.5
+        (effect,) = case.end(running)
+        order.append(names[effect.request_id])
+        running = next(a for _, a in askeds if a.request_id == effect.request_id)
+    return order
+
+
+def test_equal_requests_are_served_in_order_of_arrival():
+    case = Case(node())
+    first, _ = case.ask()
+    askeds = []
+    for label in range(10):
+        case.now_s += 0.01
+        askeds.append((label, case.ask()[0]))
+    assert order_of(case, first, askeds) == list(range(10))
+
+
+def test_short_requests_go_first():
+    case = Case(node())
+    first, _ = case.ask()
+    askeds = [
+        ("long", case.ask(prompt_tokens=20_000, max_tokens=None)[0]),
+        ("short", case.ask(prompt_tokens=50, max_tokens=20)[0]),
+    ]
+    case.now_s = 1.0
+    assert order_of(case, first, askeds) == ["short", "long"]
+
+
+def test_interactive_goes_before_batch_until_batch_has_waited_long():
+    case = Case(node())
+    first, _ = case.ask()
+    batch = case.ask(priority=Priority.BATCH)[0]
+    case.now_s = 60.0
+    interactive = case.ask()[0]
+    assert order_of(case, first, [("batch", batch), ("inter", interactive)]) == ["inter", "batch"]
+
+    case = Case(node())
+    first, _ = case.ask()
+    batch = case.ask(priority=Priority.BATCH)[0]
+    case.now_s = 200.0
+    interactive = case.ask()[0]
+    assert order_of(case, first, [("batch", batch), ("inter", interactive)]) == ["batch", "inter"]
+
+
+def test_a_client_with_much_running_yields_to_one_with_nothing():
+    case = Case(node(slots=4))
+    greedy = [case.ask(client="greedy")[0] for _ in range(4)]
+    waiting = case.ask(client="greedy")[0]
+    case.now_s = 0.1
+    modest = case.ask(client="modest")[0]
+    case.now_s = 0.5
+    (effect,) = case.end(greedy[0])
+    assert effect.request_id == modest.request_id
+    (effect,) = case.end(greedy[1])
+    assert effect.request_id == waiting.request_id
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_starves(seed):
+    """One slot at 90 % load of short requests, and long ones among them: each gets its turn
+    within a bound that grows with its own length, not with the load of others.
+    """
+    rng = random.Random(seed)  # noqa: S311 - a repeatable workload
+    world = World([node()], {"a": Truth()})
+    arrivals, now_s = [], 0.0
+    for number in range(600):
+        now_s += rng.expovariate(1.15)
+        long = number % 40 == 20
+        asked = request(
+            NAME, now_s, prompt_tokens=6000 if long else 100, client="x" if long else "y"
+        )
+        arrivals.append((now_s, asked, 400 if long else 20))
+    world.run(arrivals)
+    assert len(world.done) == 600
+    for job in world.done:
+        own_s = job.done_s - job.granted_s
+        assert job.granted_s - job.request.arrived_s < 20 * own_s + 30
+
+
+def test_a_model_is_not_kept_out_by_one_that_is_never_idle():
+    """Overlapping requests keep `busy` in memory; `rare` needs that memory."""
+    engines = [engine([model("busy", 16.0), model("rare", 16.0)], ["busy"], slots=2)]
+    card = Vitals(
+        memory_total_bytes=64 * GB,
+        memory_available_bytes=48 * GB,
+        gpus=(Gpu("NVIDIA GeForce RTX 4090", "nvidia", 24 * GB, 6 * GB),),
+    )
+    told = report("a", engines, platform=Platform(system="linux"), vitals=card)
+    case = Case(told)
+    case.ask("busy")
+    case.ask("busy")
+    rare, held = case.ask("rare")
+    assert held is None
+    while rare.request_id not in case.granted and case.now_s < 100:
+        case.tick()
+        if case.now_s % 2 == 0:
+            assert len(case.granted) == 2 or case.now_s > 30  # never idle
+            case.end(min(case.granted.values(), key=lambda a: a[1])[0])
+        case.ask("busy", client="eager")
+    assert 30 < case.now_s < 40
+
+
+# -- bounds ------------------------------------------------------------------------------------
+
+
+def test_beyond_the_limit_requests_are_refused_with_a_time_to_come_back():
+    case = Case(node(), limit=2)
+    for _ in range(3):
+        case.ask()
+    _, effect = case.ask()
+    assert isinstance(effect, Refuse)
+    assert effect.refusal.kind is RefusalKind.QUEUE_FULL
+    assert 1 <= effect.refusal.retry_after_s <= 60
+    assert "2 requests" in effect.refusal.message
+
+
+def test_without_a_queue_only_what_can_start_is_taken():
+    case = Case(node(), limit=0)
+    assert isinstance(case.ask()[1], Grant)
+    assert isinstance(case.ask()[1], Refuse)
+
+
+def test_a_model_may_have_a_bound_of_its_own():
+    case = Case(node(names=(NAME, "n:7b"), loaded=(NAME, "n:7b")), limit_per_model=1)
+    for name in (NAME, "n:7b"):
+        assert isinstance(case.ask(name)[1], Grant)
+        assert case.ask(name)[1] is None
+    assert case.ask()[1].refusal.kind is RefusalKind.QUEUE_FULL
+
+
+def test_waiting_too_long_is_refused_at_a_tick():
+    case = Case(node(), timeout_s=5.0)
+    case.ask()
+    waiting, _ = case.ask()
+    assert not case.tick(4.0)
+    (effect,) = case.tick(1.5)
+    assert effect.request_id == waiting.request_id
+    assert effect.refusal.kind is RefusalKind.QUEUE_TIMEOUT
+    assert case.scheduler.queue(case.now_s).waiting == 0
+
+
+# -- refusals ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_is_refused_by_name_alone():
+    asked = request("Nope", 0.0)
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    (effect,) = scheduler.on_request(asked, fleet_of([node()]), 0.0)
+    assert effect.refusal.kind is RefusalKind.UNKNOWN_MODEL
+    assert effect.refusal.message == "Nope"
+
+
+def test_a_model_on_no_usable_node_is_refused_with_the_reasons():
+    case = Case(node("mini"), report("studio", [engine([model(NAME)], error="refused")]))
+    case.fleet = apply(case.fleet, NodeDrained("mini", draining=True), 0.0)
+    _, effect = case.ask()
+    assert effect.refusal.kind is RefusalKind.NO_NODE
+    assert "mini (draining)" in effect.refusal.message
+    assert "studio (engine error: refused)" in effect.refusal.message
+
+
+def test_waiting_requests_outlive_a_short_absence_of_their_only_node():
+    case = Case(node(), no_node_grace_s=10.0)
+    case.ask()
+    waiting, _ = case.ask()
+    case.hear(node(leaving=True, seq=2))
+    assert not case.tick(3.0)
+    effects = case.hear(node(boot=2))
+    assert not effects  # the first one still holds the slot
+    case.hear(node(leaving=True, boot=2, seq=2))
+    effects = [*case.tick(1.0), *case.tick(9.5), *case.tick(1.0)]
+    (effect,) = effects
+    assert effect.request_id == waiting.request_id
+    assert effect.refusal.kind is RefusalKind.NO_NODE
+
+
+# -- retries -----------------------------------------------------------------------------------
+
+
+def test_a_retry_goes_elsewhere_and_frees_the_slot():
+    case = Case(node("a"), node("b"))
+    asked, grant = case.ask()
+    assert place(grant) == "a"
+    (effect,) = case.retry(asked)
+    assert place(effect) == "b"
+    assert [r.reason for r in effect.decision.eliminated] == [Eliminated.ALREADY_TRIED]
+    assert isinstance(case.ask()[1], Grant)
+
+
+def test_when_every_replica_was_tried_the_request_is_refused():
+    case = Case(node("a"), node("b"))
+    asked, _ = case.ask()
+    case.retry(asked)
+    (effect,) = case.retry(asked)
+    assert effect.refusal.kind is RefusalKind.NO_NODE
+    assert case.scheduler.queue(0.0).in_flight == 0
+
+
+def test_a_retry_hands_the_freed_slot_to_who_waits():
+    case = Case(node("a"))
+    asked, _ = case.ask()
+    waiting, _ = case.ask()
+    effects = case.retry(asked)
+    assert {e.request_id: type(e) for e in effects} == {
+        asked.request_id: Refuse,
+        waiting.request_id: Grant,
+    }
+
+
+def test_a_retried_request_keeps_its_arrival_time():
+    case = Case(node("a"), node("b"))
+    asked, _ = case.ask()
+    on_b, _ = case.ask()
+    case.now_s = 5.0
+    case.ask()
+    effects = case.retry(asked)
+    assert asked.request_id not in {e.request_id for e in effects}  # b is taken
+    case.now_s = 6.0
+    (effect,) = case.end(on_b)
+    assert effect.request_id == asked.request_id
+
+
+def test_an_unreachable_engine_is_out_until_its_node_reports():
+    case = Case(node("a"), node("b"))
+    asked, _ = case.ask()
+    (effect,) = case.retry(asked, OutcomeKind.UNREACHABLE)
+    assert place(effect) == "b"
+    _, held = case.ask()
+    assert held is None  # a is idle, but nobody answers there
+    case.now_s = 1.0
+    (effect,) = case.hear(node("a", seq=2))
+    assert place(effect) == "a"
+
+
+def test_a_request_waits_for_the_next_report_of_an_unreachable_only_engine():
+    case = Case(node("a"))
+    asked, _ = case.ask()
+    (effect,) = case.retry(asked, OutcomeKind.UNREACHABLE)
+    assert effect.refusal.kind is RefusalKind.NO_NODE  # it was tried
+    other, held = case.ask()
+    assert held is None
+    case.now_s = 1.5
+    (effect,) = case.hear(node("a", seq=2))
+    assert effect.request_id == other.request_id
+
+
+def test_a_replica_that_fails_what_others_answer_rests():
+    case = Case(node("a", platform=FAST), node("b", platform=SLOW))
+    for _ in range(3):
+        asked, grant = case.ask()
+        assert place(grant) == "a"
+        case.retry(asked)
+        case.now_s += 0.1
+        case.end(asked)
+    _, grant = case.ask()
+    assert place(grant) == "b"
+    assert [r.reason for r in grant.decision.eliminated] == [Eliminated.FAILING]
+    case.tick(6.0)
+    _, grant = case.ask()
+    assert place(grant) == "a"  # one more try
+
+
+def test_requests_that_fail_everywhere_blame_nobody():
+    case = Case(node("a"), node("b"))
+    for _ in range(5):
+        asked, _ = case.ask()
+        case.retry(asked)
+        case.end(asked, OutcomeKind.ENGINE_ERROR, None)
+    _, grant = case.ask()
+    assert grant.decision.eliminated == ()
+
+
+def test_the_last_replica_is_tried_even_if_it_keeps_failing():
+    case = Case(node("a"))
+    for _ in range(5):
+        asked, grant = case.ask()
+        assert isinstance(grant, Grant)
+        case.end(asked, OutcomeKind.TRUNCATED, None)
+
+
+# -- cancelling --------------------------------------------------------------------------------
+
+
+def test_cancelling_frees_a_place_in_the_queue_or_a_slot():
+    case = Case(node())
+    running, _ = case.ask()
+    gone, _ = case.ask()
+    waiting, _ = case.ask()
+    assert not case.scheduler.on_cancel(gone.request_id, case.fleet, 0.1)
+    (effect,) = case.scheduler.on_cancel(running.request_id, case.fleet, 0.2)
+    assert effect.request_id == waiting.request_id
+
+
+def test_a_load_nobody_waits_for_is_given_up():
+    case = Case(node("a", names=(NAME, "n:7b"), loaded=()))
+    asked, _ = case.ask()
+    _, held = case.ask("n:7b")
+    assert held is None  # one load at a time
+    (effect,) = case.scheduler.on_cancel(asked.request_id, case.fleet, 0.5)
+    assert effect.decision.winner.starts_now
+
+
+# -- slots -------------------------------------------------------------------------------------
+
+
+def test_unknown_slots_are_one():
+    case = Case(node(slots=None))
+    case.ask()
+    assert case.ask()[1] is None
+
+
+def probing(parallel, rounds=60):
+    """An engine with `parallel` slots nobody told of, under a standing backlog; the most that
+    was ever in flight, and how often it was more than the engine's slots.
+    """
+    case = Case(node(slots=None), probe_slots=True)
+    peak, over = 0, 0
+    begun = {}
+    for _ in range(rounds):
+        while len(case.scheduler.queue(case.now_s).requests) < 4:
+            case.ask()
+        waiting = [r for r in case.granted if r not in begun]
+        for request_id in waiting[: parallel - len(begun)]:
+            begun[request_id] = case.now_s
+            case.now_s += 0.05
+            case.scheduler.on_first_byte(request_id, case.now_s)
+        peak = max(peak, len(case.granted))
+        over += len(case.granted) > parallel
+        case.tick(1.0)
+        first = next(iter(begun))
+        del begun[first]
+        case.end(case.asked[first])
+    return peak, over
+
+
+@pytest.mark.parametrize("parallel", [2, 4])
+def test_unknown_slots_are_learned_from_overlapping_first_bytes(parallel):
+    peak, _ = probing(parallel)
+    assert peak >= parallel
+
+
+def test_an_engine_with_one_slot_is_found_out_and_left_alone():
+    peak, over = probing(1, rounds=200)
+    assert peak == 2
+    assert over <= 5
+
+
+def test_embedding_models_run_one_by_one_in_ollama():
+    told = model("embed:1b", capabilities=("embedding",))
+    for kind, expected in ((EngineKind.OLLAMA, 1), (EngineKind.OPENAI, 4)):
+        case = Case(report("a", [engine([told], ["embed:1b"], slots=4, kind=kind)]))
+        grants = [case.ask("embed:1b")[1] for _ in range(6)]
+        assert sum(1 for g in grants if g is not None) == expected
+
+
+# -- aliases, tunnels, two engines -------------------------------------------------------------
+
+
+def test_aliases_share_slots():
+    plain, alias = model("tiny", weights="w"), model("tiny2", weights="w")
+    case = Case(report("a", [engine([plain, alias], ["tiny"])]))
+    first, grant = case.ask("tiny")
+    assert isinstance(grant, Grant)
+    other, held = case.ask("tiny2")
+    assert held is None
+    (effect,) = case.end(first)
+    assert effect.request_id == other.request_id
+    assert effect.decision.winner.replica.model.name == "tiny2"
+
+
+def test_an_engine_that_is_gone_does_not_take_its_neighbour_along():
+    engines = [
+        engine([model(NAME)], [NAME], engine_id="ollama-11434"),
+        engine([model(NAME)], [NAME], engine_id="vllm-8000", kind=EngineKind.OPENAI),
+    ]
+    case = Case(report("a", engines))
+    asked, grant = case.ask()
+    gone = grant.decision.winner.replica.engine_id
+    (effect,) = case.retry(asked, OutcomeKind.UNREACHABLE)
+    assert effect.decision.winner.replica.engine_id != gone
+    case.end(asked)
+    _, grant = case.ask()
+    assert grant.decision.winner.replica.engine_id != gone
+    assert [r.reason for r in grant.decision.eliminated] == [Eliminated.UNREACHABLE]
+
+
+# -- views -------------------------------------------------------------------------------------
+
+
+def test_the_queue_shows_positions_and_growing_waits():
+    case = Case(node())
+    for _ in range(5):
+        case.ask(client="ann")
+    view = case.scheduler.queue(2.0)
+    assert (view.in_flight, view.waiting) == (1, 4)
+    assert [r.position for r in view.requests] == [1, 2, 3, 4]
+    waits = [r.expected_wait_s for r in view.requests]
+    assert waits == sorted(waits)
+    assert waits[0] > 0
+    assert {r.waited_s for r in view.requests} == {2.0}
+    (replica,) = view.replicas
+    assert (replica.in_flight, replica.waiting, replica.slots) == (1, 4, 1)
+
+
+# -- what was served teaches -------------------------------------------------------------------
+
+
+def test_a_slow_machine_is_found_out_by_use():
+    """Equal on paper, but one is three times slower."""
+    truths = {"a": Truth(1 / 300, 1 / 20), "b": Truth(1 / 900, 1 / 60)}
+    world = World([node("a"), node("b")], truths)
+    arrivals = [(2.5 * i, request(NAME, 2.5 * i), 100) for i in range(120)]
+    world.run(arrivals)
+    late = [job.node_id for job in world.done[-40:]]
+    assert late.count("b") > 2 * late.count("a")
+
+
+def test_a_wrong_belief_about_loading_is_corrected_by_the_next_report():
+    case = Case(node())
+    case.now_s = 100.0
+    case.hear(node(loaded=(), seq=2))
+    case.now_s = 104.0
+    asked, grant = case.ask()
+    assert grant.decision.winner.cost.loaded_state_ms > 0
+    case.now_s = 110.0
+    case.end(asked)
+    case.now_s = 111.0
+    _, grant = case.ask()
+    assert grant.decision.winner.cost.loaded_state_ms == 0  # just used: loaded, whatever was said
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3]))
+def test_the_world_never_sees_more_than_its_slots(seed, slots):
+    rng = random.Random(seed)  # noqa: S311 - a repeatable workload
+    names = [NAME, "n:7b"]
+    reports = [node(n, names=names, loaded=names[:1], slots=slots) for n in ("a", "b")]
+    world = World(reports, {"a": Truth(), "b": Truth(step_s=1 / 15)})
+    arrivals = [
+        (at, request(rng.choice(names), at, client=rng.choice("xyz")), rng.randint(1, 200))
+        for at in sorted(rng.uniform(0, 20) for _ in range(25))
+    ]
+    world.run(arrivals, until_s=2000)
+    assert len(world.done) == 25
+    assert max(world.peak.values()) <= slots
+
+
+def test_a_late_node_is_still_used_and_an_offline_one_is_not():
+    case = Case(node("a"))
+    case.now_s = 10.0
+    case.fleet = apply(case.fleet, TimePassed(2.0), case.now_s)
+    _, grant = case.ask()
+    assert isinstance(grant, Grant)
+    case.now_s = 30.0
+    case.fleet = apply(case.fleet, TimePassed(2.0), case.now_s)
+    _, effect = case.ask()
+    assert isinstance(effect, Refuse)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        QueueSettings().limit = 5
+    assert msgspec.structs.replace(QueueSettings(), limit=5).limit == 5
