@@ -59,7 +59,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 class OutcomeKind(enum.StrEnum):
     """How an attempt on one replica ended; also a metric label."""
 
-    COMPLETED = "completed"
+    COMPLETED = "completed"  # a whole answer
     CLIENT_ERROR = "client_error"  # the engine's 4xx, passed on
     ENGINE_ERROR = "engine_error"  # the engine's 5xx
     ENGINE_BUSY = "engine_busy"  # the engine's 503
@@ -99,11 +99,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 class RefusalKind(enum.StrEnum):
     """Why a request was not sent to any engine; also a metric label."""
 
-    UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_MODEL = "unknown_model"  # no node of the fleet has it
     NO_NODE = "no_node"  # the model is known, but no node that has it can be used now
-    QUEUE_FULL = "queue_full"
-    QUEUE_TIMEOUT = "queue_timeout"
-    DRAINING = "draining"
+    QUEUE_FULL = "queue_full"  # as many wait as may
+    QUEUE_TIMEOUT = "queue_timeout"  # waited as long as a request may
+    DRAINING = "draining"  # the router is shutting down
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -185,10 +185,10 @@ def engine_head(path: bytes, headers: Headers, address: EngineAddress, length: i
 def herd_headers(journal: Journal, node_name: Callable[[str], str]) -> list[tuple[bytes, bytes]]:
     """Who really served, after how many attempts and how long a wait, and why there."""
     return [
-        (b"X-Herd-Node", header_text(node_name(journal.node_id))),
-        (b"X-Herd-Attempts", b"%d" % (len(journal.attempts) + 1)),
-        (b"X-Herd-Queue-Ms", b"%d" % journal.queue_ms),
-        (b"X-Herd-Reason", journal.reason()),
+        (b"X-Herd-Node", header_text(node_name(journal.node_id))),  # name of the node that served
+        (b"X-Herd-Attempts", b"%d" % (len(journal.attempts) + 1)),  # replicas tried, this one too
+        (b"X-Herd-Queue-Ms", b"%d" % journal.queue_ms),  # ms until a slot was granted
+        (b"X-Herd-Reason", journal.reason()),  # why there, in one line
     ]
 
 
