@@ -15,7 +15,7 @@ from ollama_herd.agent.engine import (
     expect,
 )
 from ollama_herd.clock import monotonic_s
-from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
+from ollama_herd.core.node import Amount, EngineKind, Label, LoadedModel, Model, ModelDetails
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 TAGS_EVERY_S = 10.0
@@ -49,23 +49,23 @@ class _Entries(msgspec.Struct):
 
 
 class _Tag(msgspec.Struct):
-    name: str = ""
-    model: str = ""
+    name: Label = ""
+    model: Label = ""
     modified_at: str = ""
-    size: int = 0
-    digest: str = ""
+    size: Amount = 0
+    digest: Label = ""
     remote_host: str = ""
     details: ModelDetails | None = None
     capabilities: tuple[str, ...] | None = None
 
 
 class _Running(msgspec.Struct):
-    name: str = ""
-    model: str = ""
-    size: int = 0
-    size_vram: int = 0
-    digest: str = ""
-    context_length: int = 0
+    name: Label = ""
+    model: Label = ""
+    size: Amount = 0
+    size_vram: Amount = 0
+    digest: Label = ""
+    context_length: Amount = 0
     expires_at: str = ""
     details: ModelDetails | None = None
 

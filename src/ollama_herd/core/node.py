@@ -81,7 +81,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=512)]
     digest: Label = ""
-    weights: Label = ""
+    weights: Annotated[str, Meta(max_length=4096)] = ""  # one digest a file of the runner
     size_bytes: Amount = 0
     modified_at: str = ""
     details: ModelDetails = ModelDetails()
