@@ -128,6 +128,8 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
         return priced
     _readiness(priced, ask, held)
+    if place.node.reserved is not None:
+        _yield(priced, ask)
     running = len(replica.running)
     if priced.wait and running >= replica.slots:
         running = replica.slots - 1
@@ -174,20 +176,8 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     """Waiting for a slot, loading, evicting, reloading: what has to happen before the prompt."""
     place = priced.place
     replica, node, now_s = place.load, place.node, ask.now_s
-    _prepare(priced, ask, held)
-    first = node.reserved
-    if first is not None and first is not replica and node.reserved_until_s > now_s:
-        # Another model has waited long to be loaded here and goes first.
-        ends = [rest for other in node.active.values() for rest in remaining_times(other, now_s)]
-        priced.wait = max(priced.wait, max(ends, default=0.0) + first.rates.load_s)
-        priced.starts_now = False
-
-
-def _prepare(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
-    place = priced.place
-    replica, node, now_s = place.load, place.node, ask.now_s
     is_present = replica.is_hot or replica.loading_until_s > 0
-    if is_present and needs_reload(replica, ask):
+    if is_present and ask.options != replica.options and needs_reload(replica, ask):
         ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
         priced.wait = max(ends, default=0.0)
         priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
@@ -214,6 +204,17 @@ def _prepare(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
         priced.is_blocked = True
         priced.wait = max(priced.wait, blocked_s)
         priced.starts_now = False
+
+
+def _yield(priced: Priced, ask: Ask) -> None:
+    """Keep out where another model has waited long to be loaded: it goes first."""
+    node, now_s = priced.place.node, ask.now_s
+    first = node.reserved
+    if first is None or first is priced.place.load or node.reserved_until_s <= now_s:
+        return
+    ends = [rest for other in node.active.values() for rest in remaining_times(other, now_s)]
+    priced.wait = max(priced.wait, max(ends, default=0.0) + first.rates.load_s)
+    priced.starts_now = False
 
 
 def _service(priced: Priced, ask: Ask, *, running: int, models: int) -> None:
