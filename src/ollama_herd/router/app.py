@@ -62,6 +62,7 @@ class Herd:
             upstream=self.upstream,
             put_trace=memory.put_trace,
             node_name=self._node_name,
+            fleet=lambda: self.registry.fleet,
             gate=gate,
             max_attempts=settings.max_attempts,
         )

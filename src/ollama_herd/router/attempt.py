@@ -172,13 +172,23 @@ def prepare_call(
     return Call(engine_head(head.path, headers, replica.endpoint, len(body)), body, endpoint)
 
 
-def engine_head(path: bytes, headers: Headers, address: EngineAddress, length: int) -> bytes:
-    """Request line and headers for an engine."""
-    parts = [b"POST ", path, b" HTTP/1.1\r\nHost: ", _host(address), b"\r\n"]
+def engine_head(
+    path: bytes,
+    headers: Headers,
+    address: EngineAddress,
+    length: int | None,
+    *,
+    method: bytes = b"POST",
+) -> bytes:
+    """Request line and headers for an engine. Without a length the body goes in chunks."""
+    parts = [method, b" ", path, b" HTTP/1.1\r\nHost: ", _host(address), b"\r\n"]
     for name, value in headers:
         if name not in NOT_FOR_ENGINES and not name.startswith(b"x-herd-"):
             parts += (name, b": ", value, b"\r\n")
-    parts.append(b"content-length: %d\r\n\r\n" % length)
+    if length is None:
+        parts.append(b"transfer-encoding: chunked\r\n\r\n")
+    else:
+        parts.append(b"content-length: %d\r\n\r\n" % length)
     return b"".join(parts)
 
 

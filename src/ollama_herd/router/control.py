@@ -109,7 +109,7 @@ class _Answers:
         try:
             report = _report_decoder.decode(body)
             reply = self._registry.report(report, request.remote or "", key)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _refused(400, f"not a node report: {error}")
         except ReportRefused as refused:
             return _refused(403, str(refused))

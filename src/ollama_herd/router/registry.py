@@ -59,6 +59,9 @@ class Registry:
                 f"this router speaks report protocol {PROTOCOL_VERSION}, the agent "
                 f"{report.protocol}: upgrade the router first"
             )
+        ids = [engine.engine_id for engine in report.engines or ()]
+        if len(set(ids)) < len(ids):
+            self._refuse("two engines of the report have the same engine_id")
         if not self._bind(report.node_id, hashlib.sha256(key.encode()).hexdigest()):
             self._refuse(
                 f"node id {report.node_id!r} belongs to another key: if this machine was set up "

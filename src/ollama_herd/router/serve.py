@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from ollama_herd.api.endpoints import Endpoint
@@ -24,16 +25,19 @@ from ollama_herd.api.errors import (
 )
 from ollama_herd.api.parse import ParsedBody, read_request
 from ollama_herd.api.tail import read_tail
-from ollama_herd.api.translate import ENGINE_LACKS_FEATURE, LocalAnswer
+from ollama_herd.api.translate import ENGINE_LACKS_FEATURE, LocalAnswer, replace_model
+from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.names import canonical_name
-from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority
+from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority, RefusalKind
 from ollama_herd.core.routing import Candidate, RouteDecision
 from ollama_herd.core.trace import Trace
-from ollama_herd.router.attempt import Call, herd_headers, prepare_call
+from ollama_herd.router.asking import node_header
+from ollama_herd.router.attempt import Call, header_text, herd_headers, prepare_call
 from ollama_herd.router.dispatcher import Dispatcher, Refused
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.journal import Journal
 from ollama_herd.router.reply import Headers, Reply, answer
+from ollama_herd.router.unload import unload
 from ollama_herd.router.upstream import EngineConnection, Upstream, UpstreamFailed
 from ollama_herd.router.wire import RequestHead
 
@@ -60,6 +64,7 @@ class Parts:
     upstream: Upstream
     put_trace: Callable[[Trace], None]
     node_name: Callable[[str], str]
+    fleet: Callable[[], Fleet]
     gate: Gate
     max_attempts: int
 
@@ -123,7 +128,9 @@ async def serve(
             exchange.refuse(parsed)
             return
         journal.request = _request(exchange, parsed)
-        await _answer(exchange, parsed, journal.request)
+        if parsed.is_unload and await _unload(exchange, parsed, journal.request.model_key):
+            return
+        await _answer_or_fall_back(exchange, parsed, journal.request)
     except Refused as refusal:
         journal.refusal = refusal.refusal
         exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
@@ -144,6 +151,62 @@ async def serve(
             exchange.refuse(_defect(exchange.request_id))
     finally:
         parts.put_trace(journal.trace(endpoint, head.client))
+
+
+async def _answer_or_fall_back(
+    exchange: Exchange, parsed: ParsedBody, request: InferenceRequest
+) -> None:
+    """The model asked for; where no node can serve it, a fallback that the request names.
+
+    When there is none either, the refusal is about the model asked for.
+    """
+    try:
+        await _answer(exchange, parsed, request)
+    except Refused as refused_first:
+        if refused_first.refusal.kind not in _FALLS_BACK:
+            raise
+        if not await _fall_back(exchange, parsed, request):
+            raise
+
+
+async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceRequest) -> bool:
+    """The first fallback model that a node can serve; False when there is none."""
+    more = exchange.more
+    for name in parsed.fallback_models:
+        body = replace_model(parsed.body, name)
+        other = msgspec.structs.replace(parsed, model=name, body=body, fallback_models=())
+        key = canonical_name(name)
+        exchange.more = (*more, (b"X-Herd-Model", header_text(name)))
+        try:
+            await _answer(
+                exchange, other, msgspec.structs.replace(request, model=name, model_key=key)
+            )
+        except Refused as refused_too:
+            if refused_too.refusal.kind not in _FALLS_BACK:
+                raise
+        else:
+            return True
+    exchange.more = more
+    return False
+
+
+_FALLS_BACK = frozenset({RefusalKind.UNKNOWN_MODEL, RefusalKind.NO_NODE})
+
+
+async def _unload(exchange: Exchange, parsed: ParsedBody, model_key: str) -> bool:
+    """Unload on every node at once; False when that is no matter of an Ollama's."""
+    parts, journal, head = exchange.parts, exchange.journal, exchange.head
+    replicas = parts.fleet().replicas.get(model_key, ())
+    unloaded = await unload(parts.upstream, replicas, head.path, head.headers, parsed.body)
+    if unloaded is None:
+        return False
+    given, node_ids = unloaded
+    journal.status = given.status
+    names = node_header(parts.node_name(node_id) for node_id in node_ids)
+    exchange.reply.start(given.status, [*given.headers, names, *exchange.more], len(given.body))
+    exchange.reply.write(given.body)
+    exchange.reply.finish()
+    return True
 
 
 async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequest) -> None:

@@ -2,7 +2,7 @@
 
 One connection carries one request at a time. The response is parsed only for its framing and its
 head (`headers` are those that go on to the client); body bytes go to the reply as they come, and
-the last two reads are kept for the end marker and the token counts.
+their end is kept for the end marker and the token counts.
 """
 
 import asyncio
@@ -52,11 +52,11 @@ class EngineConnection(asyncio.Protocol):
         "_head",
         "_head_bytes",
         "_keep",
-        "_last",
         "_on_body",
         "_parser",
         "_pending",
-        "_previous",
+        "_tail",
+        "_tail_bytes",
         "_tunnel_head",
         "_until_close",
         "answered",
@@ -94,8 +94,8 @@ class EngineConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._keep = False
         self._until_close = False
-        self._last = b""
-        self._previous = b""
+        self._tail: list[bytes] = []
+        self._tail_bytes = 0
 
     # --- driving -------------------------------------------------------------------------
 
@@ -154,10 +154,8 @@ class EngineConnection(asyncio.Protocol):
         return b"".join(parts) if whole and size <= limit_bytes else None
 
     def tail(self) -> bytes:
-        """The last bytes of the body, at most TAIL_BYTES and what came with the last read."""
-        if len(self._last) >= TAIL_BYTES:
-            return self._last[-TAIL_BYTES:]
-        return (self._previous + self._last)[-TAIL_BYTES:]
+        """The last TAIL_BYTES of the body."""
+        return b"".join(self._tail)[-TAIL_BYTES:]
 
     def is_reusable(self) -> bool:
         return self.complete and self._keep and self.lost is None
@@ -271,8 +269,12 @@ class EngineConnection(asyncio.Protocol):
         pending = self._pending
         payload = pending[0] if len(pending) == 1 else b"".join(pending)
         pending.clear()
-        self._previous = self._last
-        self._last = payload
+        self._tail_bytes += len(payload)
+        if self._tail_bytes > 2 * TAIL_BYTES:
+            self._tail = [self.tail(), payload] if len(payload) < TAIL_BYTES else [payload]
+            self._tail_bytes = sum(map(len, self._tail))
+        else:
+            self._tail.append(payload)
         on_body(payload)
 
     def _finish(self) -> None:
