@@ -8,7 +8,7 @@ import pytest
 
 from ollama_herd.agent import engine_watch as watch_module
 from ollama_herd.agent.address import EngineAddress
-from ollama_herd.agent.app import own_engine, run
+from ollama_herd.agent.app import distinct, own_engine, run
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import IDENTITY_FILE, load_identity
 from ollama_herd.clock import monotonic_s
@@ -162,7 +162,7 @@ async def test_a_taken_relay_port_stops_the_start(tmp_path) -> None:
         ("", EngineAddress("127.0.0.1", 11434), 0),
         ("0.0.0.0:8080", EngineAddress("127.0.0.1", 8080), 0),
         ("localhost:8080", EngineAddress("localhost", 8080), 0),
-        ("192.0.2.1:11434", EngineAddress("127.0.0.1", 11434), 1),
+        ("203.0.113.1:11434", EngineAddress("127.0.0.1", 11434), 1),
         ("https://ollama.example.org", EngineAddress("127.0.0.1", 11434), 1),
     ],
 )
@@ -170,3 +170,12 @@ async def test_the_own_engine(ollama_host: str, address: EngineAddress, lines: i
     said: list[str] = []
     assert await own_engine(ollama_host, said.append) == address
     assert len(said) == lines
+
+
+def test_an_engine_given_twice_is_one() -> None:
+    urls = ["http://localhost:1", "http://127.0.0.1:1", "http://127.0.0.1:2", "http://10.0.0.9:1"]
+    assert [address.netloc for address in distinct(urls)] == [
+        "localhost:1",
+        "127.0.0.1:2",
+        "10.0.0.9:1",
+    ]

@@ -59,7 +59,7 @@ async def test_a_local_router_cannot_reach_what_is_not_on_its_loopback() -> None
 
 
 async def test_another_machine_is_remote() -> None:
-    assert await find_reach(EngineAddress("192.0.2.1", 11434), "") is Reach.REMOTE
+    assert await find_reach(EngineAddress("203.0.113.1", 11434), "") is Reach.REMOTE
     assert await find_reach(EngineAddress("a..b", 1), "") is Reach.REMOTE
 
 
@@ -68,7 +68,7 @@ async def test_own_names_and_addresses_are_this_machine() -> None:
     assert await is_this_machine("127.0.0.1")
     for address in own_addresses():
         assert await is_this_machine(address)
-    assert not await is_this_machine("192.0.2.1")
+    assert not await is_this_machine("203.0.113.1")
 
 
 async def test_a_port_without_a_listener_does_not_connect() -> None:

@@ -11,14 +11,8 @@ import pytest
 from ollama_herd.agent import report as report_module
 from ollama_herd.agent import reporter as reporter_module
 from ollama_herd.agent.report import About, Sections
-from ollama_herd.agent.reporter import (
-    FixedRouter,
-    Reporter,
-    ReportFailed,
-    error_text,
-    read_reply,
-    ways_to,
-)
+from ollama_herd.agent.reporter import FixedRouter, Reporter, ways_to
+from ollama_herd.agent.router_answer import ReportFailed, error_text, read_reply
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, EngineReport, Platform, ReportReply, Vitals
 from ollama_herd.tasks import cancel_and_wait, spawn
@@ -317,7 +311,7 @@ def test_error_texts_are_short_lines() -> None:
 
 async def test_a_router_on_this_machine_is_reached_over_loopback_first() -> None:
     assert await ways_to("http://127.0.0.1:11435") == ("http://127.0.0.1:11435",)
-    assert await ways_to("http://192.0.2.1:11435") == ("http://192.0.2.1:11435",)
+    assert await ways_to("http://203.0.113.1:11435") == ("http://203.0.113.1:11435",)
     assert await ways_to("http://localhost:11435") == (
         "http://127.0.0.1:11435",
         "http://localhost:11435",

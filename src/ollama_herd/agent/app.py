@@ -4,7 +4,7 @@ import asyncio
 import os
 import platform
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -14,7 +14,13 @@ from ollama_herd import __version__
 from ollama_herd.agent.address import EngineAddress, parse_engine_url, parse_ollama_host
 from ollama_herd.agent.collect import Collector
 from ollama_herd.agent.descriptors import allow_many
-from ollama_herd.agent.engine_watch import OWN_ENGINE, Engines, EngineWatch, Surroundings
+from ollama_herd.agent.engine_watch import (
+    OWN_ENGINE,
+    Engines,
+    EngineWatch,
+    Surroundings,
+    engine_id,
+)
 from ollama_herd.agent.identity import Identity, load_identity, next_boot
 from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
@@ -22,6 +28,7 @@ from ollama_herd.agent.report import About, Sections
 from ollama_herd.agent.reporter import FixedRouter, Reporter, Routers
 from ollama_herd.clock import now_s
 from ollama_herd.config import NodeSettings
+from ollama_herd.core.node import EngineKind
 from ollama_herd.discovery import RouterBrowser
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -121,8 +128,7 @@ class _Agent:
 
     async def _watches(self, around: Surroundings) -> list[EngineWatch]:
         if self._settings.engine:
-            addresses = [parse_engine_url(url) for url in self._settings.engine]
-            return [EngineWatch(address, around) for address in dict.fromkeys(addresses)]
+            return [EngineWatch(address, around) for address in distinct(self._settings.engine)]
         address = await own_engine(os.environ.get("OLLAMA_HOST", ""), self._say)
         return [EngineWatch(address, around, fallback=OWN_ENGINE)]
 
@@ -133,6 +139,15 @@ class _Agent:
 
     def _tell_news(self) -> None:
         self._reporter.tell_news()
+
+
+def distinct(urls: Iterable[str]) -> list[EngineAddress]:
+    """The engines at `urls`, each once: `localhost` and `127.0.0.1` are the same."""
+    found: dict[str, EngineAddress] = {}
+    for url in urls:
+        address = parse_engine_url(url)
+        found.setdefault(engine_id(EngineKind.OLLAMA, address), address)
+    return list(found.values())
 
 
 async def own_engine(ollama_host: str, say: Say) -> EngineAddress:

@@ -15,6 +15,7 @@ import structlog
 
 from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.errors import AgentError
+from ollama_herd.agent.relay_head import parse_head
 from ollama_herd.agent.tunnel import EngineEnd, Tunnel
 from ollama_herd.clock import monotonic_s
 from ollama_herd.tasks import cancel_and_wait, spawn
@@ -63,6 +64,7 @@ class Relay:
         self._bearer = f"Bearer {key}".encode()
         self._find = find
         self._server: asyncio.Server | None = None
+        self._doors: set[_Door] = set()  # all that are no tunnels yet, or never will be
         self._strangers: dict[_Door, None] = {}  # in order of arrival
         self._tunnels: set[Tunnel] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -101,7 +103,7 @@ class Relay:
         """Stop listening and cut every tunnel."""
         if self._server is not None:
             self._server.close()
-        for door in list(self._strangers):
+        for door in list(self._doors):
             door.cut()
         await cancel_and_wait(*self._connecting)
         for tunnel in list(self._tunnels):
@@ -111,11 +113,17 @@ class Relay:
 
     def arrived(self, door: "_Door") -> None:
         if len(self._strangers) >= MAX_STRANGERS:
-            next(iter(self._strangers)).cut()
+            oldest = next(iter(self._strangers))
+            self.known(oldest)
+            oldest.cut()
+        self._doors.add(door)
         self._strangers[door] = None
 
     def known(self, door: "_Door") -> None:
         self._strangers.pop(door, None)
+
+    def left(self, door: "_Door") -> None:
+        self._doors.discard(door)
 
     def may_enter(self, authorization: bytes, peer: object) -> bool:
         if hmac.compare_digest(authorization, self._bearer):
@@ -200,6 +208,7 @@ class _Door(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         self.transport = None
         self._settle()
+        self._relay.left(self)
         if self._connecting is not None:
             self._connecting.cancel()
 
@@ -211,6 +220,7 @@ class _Door(asyncio.Protocol):
         """What came behind the head; from now on the tunnel owns the connection."""
         self._connecting = None
         self.transport = None
+        self._relay.left(self)
         early = bytes(self._received)
         self._received.clear()
         return early
@@ -258,34 +268,6 @@ class _Door(asyncio.Protocol):
             self.refuse(*opened)
         else:
             self._connecting = opened
-
-
-class Head:
-    """What a tunnel's head asks for."""
-
-    __slots__ = ("authorization", "engine_id")
-
-    def __init__(self, engine_id: str, authorization: bytes) -> None:
-        self.engine_id = engine_id
-        self.authorization = authorization
-
-
-def parse_head(head: bytes) -> Head | tuple[int, str]:
-    """Read `CONNECT <engine_id> HTTP/1.1` and its headers; else a status and what is wrong."""
-    lines = head.split(b"\r\n")
-    words = lines[0].split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-        return 400, "the first line is not one of HTTP/1.1"
-    if words[0] != b"CONNECT":
-        return 405, "this is the relay of a herd node; it only takes CONNECT from its router"
-    authorization = b""
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            return 400, "a header line has no colon"
-        if name.strip().lower() == b"authorization":
-            authorization = value.strip()
-    return Head(words[1].decode("latin-1"), authorization)
 
 
 def _listen(port: int, host: str | None) -> socket.socket:

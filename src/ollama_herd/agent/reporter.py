@@ -17,11 +17,10 @@ from ollama_herd.agent.report import (
     build_goodbye,
     build_report,
 )
+from ollama_herd.agent.router_answer import PATH, ReportFailed, read_reply, reason_of
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import NodeReport, ReportReply
 from ollama_herd.tasks import cancel_and_wait, spawn
-
-PATH = "/fleet/heartbeat"
 
 SEND_TIMEOUT_S = 5.0
 GOODBYE_TIMEOUT_S = 1.0
@@ -38,8 +37,6 @@ NEWS_GAP_S = 0.25
 
 PATIENCE_S = 5.0
 """How long to look for a router before saying what else can be done."""
-
-_QUOTED_CHARS = 300
 
 
 class Routers(Protocol):
@@ -67,14 +64,6 @@ class FixedRouter:
 
     def give_up(self, url: str) -> None:
         """Keep to it: it may come back."""
-
-
-class ReportFailed(Exception):  # noqa: N818 - a router away is everyday life, not a defect
-    """A report was not taken in. `is_refusal` when the router answered that it will not."""
-
-    def __init__(self, reason: str, *, is_refusal: bool = False) -> None:
-        super().__init__(reason)
-        self.is_refusal = is_refusal
 
 
 class Reporter:
@@ -245,7 +234,7 @@ class Reporter:
         except TimeoutError:
             raise ReportFailed(f"the router at {url} does not answer; trying again") from None
         except (aiohttp.ClientError, OSError) as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             raise ReportFailed(
                 f"the router at {url} cannot be reached ({reason}); trying again"
             ) from None
@@ -255,34 +244,6 @@ class Reporter:
         if text != self._said:
             self._said = text
             self._say(text)
-
-
-def read_reply(url: str, status: int, body: bytes) -> ReportReply:
-    """The router's answer to a report. Raises ReportFailed for anything but a good one."""
-    if status == 200:
-        try:
-            return msgspec.json.decode(body, type=ReportReply)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ReportFailed(f"{url} is no router of a herd: it answers otherwise") from None
-    if status in (404, 405):
-        raise ReportFailed(f"{url} is no router of a herd: it has no {PATH}")
-    reason = error_text(body)
-    if status in (400, 401, 403):
-        raise ReportFailed(f"the router at {url} refuses this node: {reason}", is_refusal=True)
-    raise ReportFailed(f"the router at {url} answered {status}: {reason}; trying again")
-
-
-def error_text(body: bytes) -> str:
-    """The text of an error: of its JSON `error` where it is so made, else as it stands."""
-
-    class _Error(msgspec.Struct):
-        error: str
-
-    try:
-        text = msgspec.json.decode(body, type=_Error).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = body.decode(errors="replace")
-    return " ".join(text[:_QUOTED_CHARS].split()) or "no reason given"
 
 
 async def ways_to(url: str) -> Sequence[str]:
@@ -296,11 +257,3 @@ async def ways_to(url: str) -> Sequence[str]:
     if parts.scheme != "http" or is_loopback(host) or not await is_this_machine(host):
         return (url,)
     return (urlunsplit(parts._replace(netloc=f"127.0.0.1:{parts.port or 80}")), url)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
