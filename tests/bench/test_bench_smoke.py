@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import herd
 import nginx
 from tests.bench.conftest import BENCH
 
@@ -44,6 +45,19 @@ def test_clients_that_leave_are_seen_by_the_engine(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     slowest = next(row for row in results["figures"] if row["figure"] == "max_ms")
     assert 0 < slowest["nginx"][0] < 1000
+
+
+@pytest.mark.skipif(herd.executable() is None, reason="the herd command is not installed here")
+def test_the_herd_serves_small_requests_and_lets_go_of_clients_that_leave(tmp_path):
+    done, results = _run(
+        tmp_path, "--only", "small", "--only", "disconnect", "--proxy", "herd", "--rounds", "1"
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results["problems"] == []
+    cost = next(row for row in results["figures"] if row["figure"] == "cpu_us")
+    assert cost["herd"][0] > 0
+    assert {"small", "disconnect"} == set(results["scenarios"])
 
 
 def test_an_unknown_proxy_is_refused_with_its_name(tmp_path):
