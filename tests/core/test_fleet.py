@@ -131,6 +131,41 @@ def test_each_replica_is_usable_or_not_and_listed_once(history):
 
 
 @given(histories)
+def test_indexes_are_those_of_a_fleet_made_at_once(history):
+    """However it came about, a fleet lists what its nodes have."""
+    for _, _, fleet, _ in walk(history):
+        usable, unusable = {}, {}
+        for node in fleet.nodes.values():
+            for told in node.engines:
+                index = usable if is_used(node, told) else unusable
+                for replica in engine_replicas(node, told):
+                    index.setdefault(canonical_name(replica.model.name), []).append(replica)
+        for index, expected in ((fleet.replicas, usable), (fleet.unusable, unusable)):
+            assert index.keys() == expected.keys()
+            for key, replicas in index.items():
+                assert sorted(replicas, key=place) == sorted(expected[key], key=place)
+
+
+def is_used(node, told):
+    return node.status in USABLE and not node.draining and not told.error
+
+
+def place(replica):
+    return replica.slot_key
+
+
+@given(histories)
+def test_what_did_not_change_is_the_same_object(history):
+    """Readers keep what they made of a tuple for as long as they see it."""
+    for before, _, after, _ in walk(history):
+        for key, replicas in after.replicas.items():
+            known = {place(r): r for r in before.replicas.get(key, ())}
+            if known.keys() == set(map(place, replicas)):
+                same = all(known[place(r)] == r for r in replicas)
+                assert (replicas is before.replicas[key]) is same
+
+
+@given(histories)
 def test_a_restart_keeps_the_fleet_and_trusts_it_for_a_while(history):
     fleet = next((after for *_, after, _ in reversed([*walk(history)])), Fleet())
     again = restored(fleet.nodes.values(), 5.0)

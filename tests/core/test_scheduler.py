@@ -308,6 +308,14 @@ def test_a_model_on_no_usable_node_is_refused_with_the_reasons():
     assert "studio (engine error: refused)" in effect.refusal.message
 
 
+def test_the_reason_is_the_one_of_now():
+    case = Case(node("mini"))
+    case.fleet = apply(case.fleet, NodeDrained("mini", draining=True), 0.0)
+    assert "mini (draining)" in case.ask()[1].refusal.message
+    case.fleet = apply(case.fleet, TimePassed(2.0), 60.0)
+    assert "mini (offline)" in case.ask()[1].refusal.message
+
+
 def test_waiting_requests_outlive_a_short_absence_of_their_only_node():
     case = Case(node(), no_node_grace_s=10.0)
     case.ask()

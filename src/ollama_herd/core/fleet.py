@@ -1,10 +1,12 @@
 """The fleet as the router believes it: `apply(fleet, event, now_s)` gives the next one.
 
 Only `router/registry.py` applies events. Everyone else reads the frozen result. The replica
-indexes are rebuilt only for nodes whose engines, status or address changed.
+indexes change only where a node's engines, status or address did: replicas that stay the same
+are the same objects in the next fleet, and so are the tuples of models none of whose replicas
+changed. Readers may keep what they made of a tuple for as long as they see that tuple.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -78,17 +80,31 @@ class NodeForgotten(msgspec.Struct, frozen=True):
 FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A replica of a node, under which canonical model name, and whether it can be used now.
+
+    `because` is what makes it unusable: another reason is another entry.
+    """
+
+    model_key: str
+    replica: Replica
+    is_usable: bool
+    because: tuple[NodeStatus, bool, str] | None = None
+
+
 class Fleet(msgspec.Struct, frozen=True):
     """All nodes and, by canonical model name, the replicas on usable nodes.
 
     `unusable` holds the replicas of known nodes that cannot be used now (offline, draining,
     engine not answering), so that a refusal can say why. `revision` grows with each change.
+    `listed` has the same replicas by node; it is there for the next `apply`.
     """
 
     nodes: Mapping[str, Node] = MappingProxyType({})
     replicas: Mapping[str, tuple[Replica, ...]] = MappingProxyType({})
     unusable: Mapping[str, tuple[Replica, ...]] = MappingProxyType({})
     revision: int = 0
+    listed: Mapping[str, tuple[Listed, ...]] = MappingProxyType({})
 
 
 def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
@@ -103,7 +119,8 @@ def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
         case NodeForgotten():
             if event.node_id not in fleet.nodes:
                 return fleet
-            return _with_nodes(fleet, {k: v for k, v in fleet.nodes.items() if k != event.node_id})
+            left = {k: v for k, v in fleet.nodes.items() if k != event.node_id}
+            return _with_nodes(fleet, left, (event.node_id,))
 
 
 def needs_full_report(fleet: Fleet, report: NodeReport) -> bool:
@@ -130,7 +147,7 @@ def restored(nodes: Iterable[Node], now_s: float) -> Fleet:
         )
         for node in nodes
     }
-    return _with_nodes(Fleet(), known)
+    return _with_nodes(Fleet(), known, known)
 
 
 def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
@@ -161,7 +178,7 @@ def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
         return msgspec.structs.replace(
             fleet, nodes=MappingProxyType(nodes), revision=fleet.revision + 1
         )
-    return _with_nodes(fleet, nodes)
+    return _with_nodes(fleet, nodes, (node.node_id,))
 
 
 def _said(new: _Section | None, known: _Section | None, default: _Section) -> _Section:
@@ -190,7 +207,7 @@ def _aged(fleet: Fleet, interval_s: float, now_s: float) -> Fleet:
             changed[node.node_id] = msgspec.structs.replace(node, status=status)
     if not changed:
         return fleet
-    return _with_nodes(fleet, {**fleet.nodes, **changed})
+    return _with_nodes(fleet, {**fleet.nodes, **changed}, changed)
 
 
 def _status_at(node: Node, silent_s: float, interval_s: float) -> NodeStatus:
@@ -206,28 +223,69 @@ def _drained(fleet: Fleet, event: NodeDrained) -> Fleet:
     if node is None or node.draining == event.draining:
         return fleet
     changed = msgspec.structs.replace(node, draining=event.draining)
-    return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed})
+    return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed}, (node.node_id,))
 
 
-def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node]) -> Fleet:
-    usable: dict[str, list[Replica]] = {}
-    unusable: dict[str, list[Replica]] = {}
-    for node in nodes.values():
-        node_usable = node.status in USABLE and not node.draining
-        for engine in node.engines:
-            target = usable if node_usable and not engine.error else unusable
-            for replica in engine_replicas(node, engine):
-                target.setdefault(canonical_name(replica.model.name), []).append(replica)
+def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str]) -> Fleet:
+    """The next fleet, in which the nodes named in `changed` are new, different or gone."""
+    listed = dict(fleet.listed)
+    touched: tuple[set[str], set[str]] = (set(), set())  # keys of unusable, of usable replicas
+    fresh: dict[str, list[Listed]] = {}
+    for node_id in changed:
+        before = listed.pop(node_id, ())
+        node = nodes.get(node_id)
+        after = _list(node, before) if node is not None else ()
+        if after:
+            listed[node_id] = after
+        kept = {id(entry) for entry in before} & {id(entry) for entry in after}
+        for entry in (*before, *after):
+            if id(entry) not in kept:
+                touched[entry.is_usable].add(entry.model_key)
+        for entry in after:
+            fresh.setdefault(entry.model_key, []).append(entry)
+    gone = frozenset(changed)
     return Fleet(
         nodes=MappingProxyType(dict(nodes)),
-        replicas=_frozen(usable),
-        unusable=_frozen(unusable),
+        replicas=_reindexed(fleet.replicas, touched[True], fresh, gone, is_usable=True),
+        unusable=_reindexed(fleet.unusable, touched[False], fresh, gone, is_usable=False),
         revision=fleet.revision + 1,
+        listed=MappingProxyType(listed),
     )
 
 
-def _frozen(index: dict[str, list[Replica]]) -> Mapping[str, tuple[Replica, ...]]:
-    return MappingProxyType({name: tuple(found) for name, found in index.items()})
+def _list(node: Node, before: tuple[Listed, ...]) -> tuple[Listed, ...]:
+    """The node's replicas; entries that say the same as one of `before` are that one."""
+    known = {(entry.model_key, entry.replica.engine_id): entry for entry in before}
+    node_usable = node.status in USABLE and not node.draining
+    entries = []
+    for engine in node.engines:
+        is_usable = node_usable and not engine.error
+        because = None if is_usable else (node.status, node.draining, engine.error)
+        for replica in engine_replicas(node, engine):
+            entry = Listed(canonical_name(replica.model.name), replica, is_usable, because)
+            same = known.get((entry.model_key, replica.engine_id))
+            entries.append(same if same == entry else entry)
+    return tuple(entries)
+
+
+def _reindexed(
+    index: Mapping[str, tuple[Replica, ...]],
+    touched: Iterable[str],
+    fresh: Mapping[str, list[Listed]],
+    changed: frozenset[str],
+    *,
+    is_usable: bool,
+) -> Mapping[str, tuple[Replica, ...]]:
+    """`index` with the entries of `touched` models made anew; the same one when there are none."""
+    made: dict[str, tuple[Replica, ...]] = {}
+    for key in touched:
+        others = [r for r in index.get(key, ()) if r.node_id not in changed]
+        own = [e.replica for e in fresh.get(key, ()) if e.is_usable is is_usable]
+        made[key] = tuple(others + own)
+    if not made:
+        return index
+    merged = {**index, **made}
+    return MappingProxyType({key: found for key, found in merged.items() if found})
 
 
 def engine_replicas(node: Node, engine: EngineReport) -> list[Replica]:

@@ -99,6 +99,7 @@ class Load:
         machine.node = node
         if not machine.pace.describes(node):
             self.predictor.pace(node)
+            self._boards.clear()  # what fits may have changed
         is_usable = node.status in USABLE
         if node.engines is before.engines and is_usable == (before.status in USABLE):
             return
