@@ -14,6 +14,10 @@ _QUIET = ("aiohttp.access", "alembic", "asyncio", "zeroconf")
 """Libraries whose everyday messages mean nothing to a user; their warnings are shown."""
 
 
+_QUOTES_BYTES = "aiohttp.http_exceptions"
+"""Errors from here quote what came over the wire: a header with a key, a piece of a prompt."""
+
+
 def setup(level: str) -> None:
     """Send our log and the log of libraries to stderr; `level` as in the settings."""
     least = logging.getLevelNamesMapping()[level.upper()]
@@ -35,6 +39,7 @@ def setup(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_without_wire_bytes)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -46,3 +51,16 @@ def setup(level: str) -> None:
     root.setLevel(least)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def _without_wire_bytes(record: logging.LogRecord) -> bool:
+    """Let a request that is not HTTP be a detail, and keep what was in it to ourselves."""
+    failure = record.exc_info[1] if record.exc_info else None
+    while failure is not None:
+        if type(failure).__module__ == _QUOTES_BYTES:
+            record.msg, record.args = "a peer sent what is not HTTP: %s", (type(failure).__name__,)
+            record.exc_info, record.exc_text = None, None
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            return logging.getLogger().isEnabledFor(logging.DEBUG)
+        failure = failure.__cause__ or failure.__context__
+    return True
