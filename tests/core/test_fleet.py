@@ -9,6 +9,7 @@ from ollama_herd.core.fleet import (
     OFFLINE_AFTER_INTERVALS,
     STATUS_TRANSITIONS,
     USABLE,
+    EngineRelisted,
     Fleet,
     NodeDrained,
     NodeForgotten,
@@ -50,6 +51,12 @@ events = st.one_of(
     st.builds(TimePassed, st.just(2.0)),
     st.builds(NodeDrained, st.sampled_from(NODES), st.booleans()),
     st.builds(NodeForgotten, st.sampled_from(NODES)),
+    st.builds(
+        EngineRelisted,
+        st.sampled_from(NODES),
+        st.sampled_from(["ollama-11434", "other"]),
+        st.lists(st.sampled_from(MODELS), unique=True).map(tuple),
+    ),
 )
 histories = st.lists(st.tuples(events, st.floats(0, 12)), max_size=25)
 

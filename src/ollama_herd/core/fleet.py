@@ -17,6 +17,7 @@ from ollama_herd.core.node import (
     Endpoint,
     EngineReport,
     LoadedModel,
+    Model,
     Node,
     NodeReport,
     NodeStatus,
@@ -77,7 +78,15 @@ class NodeForgotten(msgspec.Struct, frozen=True):
     node_id: str
 
 
-FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten
+class EngineRelisted(msgspec.Struct, frozen=True):
+    """The router itself has read which models an engine has, after a change it made there."""
+
+    node_id: str
+    engine_id: str
+    models: tuple[Model, ...]
+
+
+FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten | EngineRelisted
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -116,6 +125,8 @@ def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
             return _aged(fleet, event.interval_s, now_s)
         case NodeDrained():
             return _drained(fleet, event)
+        case EngineRelisted():
+            return _relisted(fleet, event)
         case NodeForgotten():
             if event.node_id not in fleet.nodes:
                 return fleet
@@ -223,6 +234,22 @@ def _drained(fleet: Fleet, event: NodeDrained) -> Fleet:
     if node is None or node.draining == event.draining:
         return fleet
     changed = msgspec.structs.replace(node, draining=event.draining)
+    return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed}, (node.node_id,))
+
+
+def _relisted(fleet: Fleet, event: EngineRelisted) -> Fleet:
+    node = fleet.nodes.get(event.node_id)
+    if node is None:
+        return fleet
+    engines = tuple(
+        msgspec.structs.replace(engine, models=event.models)
+        if engine.engine_id == event.engine_id and engine.models != event.models
+        else engine
+        for engine in node.engines
+    )
+    if engines == node.engines:
+        return fleet
+    changed = msgspec.structs.replace(node, engines=engines)
     return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed}, (node.node_id,))
 
 

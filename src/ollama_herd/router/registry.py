@@ -6,11 +6,13 @@ Also binds each node's identity to the key it showed first, so that no one else 
 import hashlib
 from collections.abc import Callable, Iterable
 
+import msgspec
 import structlog
 
 from ollama_herd import __version__
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.fleet import (
+    EngineRelisted,
     Fleet,
     FleetEvent,
     NodeDrained,
@@ -22,7 +24,16 @@ from ollama_herd.core.fleet import (
     needs_full_report,
     restored,
 )
-from ollama_herd.core.node import PROTOCOL_VERSION, Node, NodeReport, NodeStatus, ReportReply
+from ollama_herd.core.node import (
+    PROTOCOL_VERSION,
+    EngineReport,
+    Model,
+    Node,
+    NodeReport,
+    NodeStatus,
+    ReportReply,
+)
+from ollama_herd.core.relisting import Relisting, agrees, corrected, relisted
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +51,7 @@ class Registry:
         self._heartbeat_s = heartbeat_s
         self._bind = bind
         self._listeners: list[Listener] = []
+        self._relistings: dict[tuple[str, str], Relisting] = {}
         self.fleet = Fleet()
         self.refused_reports = 0
 
@@ -71,8 +83,21 @@ class Registry:
             return self._reply(resend=True)
         if is_stale(self.fleet, report):
             return self._reply(accepted=False, reason="stale report")
-        self._apply(NodeReported(report, address))
-        return self._reply()
+        resend = self._let_go_of_relistings(report.node_id)
+        self._apply(NodeReported(self._corrected(report), address))
+        return self._reply(resend=resend)
+
+    def relisted(self, node_id: str, engine_id: str, models: Iterable[Model]) -> None:
+        """The router has read an engine's models itself; reports that lag behind change nothing."""
+        node = self.fleet.nodes.get(node_id)
+        engines = node.engines if node is not None else ()
+        engine = next((e for e in engines if e.engine_id == engine_id), None)
+        if engine is None:
+            return
+        key = (node_id, engine_id)
+        held = relisted(engine.models, models, self._relistings.get(key), monotonic_s())
+        self._relistings[key] = held
+        self._apply(EngineRelisted(node_id, engine_id, held.models))
 
     def tick(self) -> None:
         """Let time pass: silent nodes become late, then offline."""
@@ -83,6 +108,35 @@ class Registry:
 
     def forget(self, node_id: str) -> None:
         self._apply(NodeForgotten(node_id))
+
+    def _corrected(self, report: NodeReport) -> NodeReport:
+        """The report without what it says of an engine's models from before our own reading."""
+        if not self._relistings or report.engines is None:
+            return report
+        engines = tuple(self._corrected_engine(report.node_id, e) for e in report.engines)
+        return msgspec.structs.replace(report, engines=engines)
+
+    def _corrected_engine(self, node_id: str, engine: EngineReport) -> EngineReport:
+        key = (node_id, engine.engine_id)
+        held = self._relistings.get(key)
+        if held is None:
+            return engine
+        held = corrected(held, engine.models)
+        if agrees(held):
+            del self._relistings[key]
+        else:
+            self._relistings[key] = held
+        return msgspec.structs.replace(engine, models=held.models)
+
+    def _let_go_of_relistings(self, node_id: str) -> bool:
+        """Forget those of the node that are too old; True when there were any: its agent told
+        nothing new all the time, so what it believes must be asked for.
+        """
+        now_s = monotonic_s()
+        old = [k for k, held in self._relistings.items() if k[0] == node_id and held.is_over(now_s)]
+        for key in old:
+            del self._relistings[key]
+        return bool(old)
 
     def _reply(
         self, *, accepted: bool = True, resend: bool = False, reason: str = ""
