@@ -157,7 +157,7 @@ class RouterSettings(Settings):
     queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
     max_attempts: Count = Field(default=3, description="nodes tried for one request")
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=4, description="seconds running requests get to end after the first signal"
+        default=3, description="seconds running requests get to end after the first signal"
     )
     traces: bool = Field(default=True, description="keep a trace (no text) of each request")
     trace_retention_days: Count = Field(default=30, description="days a trace is kept")
