@@ -16,6 +16,8 @@ _COLUMNS = ("figure", "nginx", "herd", "herd / nginx", "target", "")
 _NUMBER_WIDTH = 22
 _WIDTHS = (44, _NUMBER_WIDTH, _NUMBER_WIDTH, _NUMBER_WIDTH, 13, 9)
 _WIDTH = sum(_WIDTHS) + 4 * len(_WIDTHS)
+_NOISY_PERCENT = 10.0
+"""Other work on the proxy's core above which its delays are those of the scheduler."""
 _STYLES = {"met": "green", "NOT MET": "bold red"}
 
 
@@ -96,6 +98,11 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"{machine['load_average']}"
     )
     lines = [ran_on, how]
+    if results["foreign_percent"] > _NOISY_PERCENT:
+        lines.append(
+            "The machine was busy with other work: trust the ratios; times and rates are worse "
+            "than on a quiet one, for nginx too."
+        )
     if results["quick"]:
         lines.append("Quick run: a smoke test, too short for figures to compare.")
     lines += results["skipped"]
