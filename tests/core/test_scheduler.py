@@ -4,14 +4,14 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_herd.core.fleet import NodeDrained, TimePassed, apply
 from ollama_herd.core.node import EngineKind, Gpu, Platform, Vitals
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.request import OutcomeKind, Priority, RefusalKind, Usage
-from ollama_herd.core.routing import Eliminated
+from ollama_herd.core.routing import Eliminated, decide
 from ollama_herd.core.scheduler import Grant, QueueSettings, Refuse, Scheduler
 from tests.core.fleets import GB, engine, fleet_of, model, report, request
 from tests.core.simulation import Truth, World
@@ -115,6 +115,50 @@ def test_a_backlog_spills_to_the_slow_machine():
         case.ask()
     view = case.scheduler.queue(0.0)
     assert {r.node_id: r.in_flight for r in view.replicas} == {"fast": 1, "slow": 1}
+
+
+def test_of_equal_requests_the_oldest_starts_on_the_slow_machine():
+    """A later one sees the fast machine reserved and would start elsewhere before them."""
+    medium = Platform(system="darwin", machine="arm64", chip="Apple M2 Pro")
+    case = Case(node("fast", platform=FAST), node("slow", platform=medium))
+    askeds = []
+    while len(case.granted) < 2:
+        askeds.append(case.ask()[0])
+    assert len(askeds) > 2
+    assert set(case.granted) == {askeds[0].request_id, askeds[1].request_id}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_tick_leaves_nobody_waiting_who_could_start(data):
+    chips = ["Apple M1", "Apple M2 Pro", "Apple M3 Ultra"]
+    names = [NAME, "n:7b"]
+    draw = data.draw
+    reports = [
+        node(
+            node_id,
+            names=names,
+            loaded=draw(st.sampled_from([(), (NAME,), ("n:7b",), tuple(names)])),
+            slots=draw(st.integers(1, 3)),
+            platform=Platform(system="darwin", machine="arm64", chip=draw(st.sampled_from(chips))),
+        )
+        for node_id in ("a", "b", "c")
+    ]
+    case = Case(*reports)
+    for _ in range(draw(st.integers(1, 16))):
+        case.ask(
+            draw(st.sampled_from(names)),
+            client=draw(st.sampled_from("xy")),
+            prompt_tokens=draw(st.sampled_from([20, 400, 6000])),
+        )
+        case.now_s += draw(st.sampled_from([0.0, 0.3]))
+        if case.granted and draw(st.booleans()):
+            case.end(case.granted[draw(st.sampled_from(sorted(case.granted)))][0])
+    case.tick()
+    load = case.scheduler.load
+    for pending in case.scheduler._room.pending.values():
+        decision = decide(pending.request, case.fleet, load, load.predictor, case.now_s)
+        assert not decision.winner.starts_now
 
 
 def test_a_joining_node_takes_all_it_can_at_once():
@@ -559,6 +603,36 @@ def test_the_queue_shows_positions_and_growing_waits():
     assert (replica.in_flight, replica.waiting, replica.slots) == (1, 4, 1)
 
 
+def test_names_of_unknown_models_leave_nothing_behind():
+    """Anyone may ask for any name, for ever."""
+    case = Case(node())
+    for number in range(50):
+        case.ask(f"nope{number}", prefix=(1, 2), client=f"c{number}")
+    load = case.scheduler.load
+    assert not load.continuations
+    assert not load._boards
+    assert len(load.replicas) == 0
+    assert not case.scheduler._running_of
+
+
+def test_everything_is_given_back_when_the_last_request_ends():
+    case = Case(node("a"), node("b"))
+    askeds = [case.ask(client=f"c{n}", prefix=(n, n + 1))[0] for n in range(20)]
+    while case.granted:
+        case.now_s += 0.5
+        case.end(next(iter(case.granted.values()))[0])
+    scheduler = case.scheduler
+    assert len(askeds) == 20
+    assert not scheduler.load.running
+    assert not scheduler._running_of
+    assert not scheduler._granted
+    for machine in scheduler.load.nodes.values():
+        assert (machine.in_flight, machine.prefilling, machine.active) == (0, 0, {})
+        assert all(
+            not slot.request_id for r in machine.replicas.values() for slot in r.mirror.slots
+        )
+
+
 # -- what was served teaches -------------------------------------------------------------------
 
 
@@ -599,6 +673,23 @@ def test_the_world_never_sees_more_than_its_slots(seed, slots):
     world.run(arrivals, until_s=2000)
     assert len(world.done) == 25
     assert max(world.peak.values()) <= slots
+
+
+def test_a_machine_in_use_by_its_owner_is_expected_to_be_slower():
+    busy = Vitals(memory_total_bytes=64 * GB, foreign_load_percent=80.0)
+    case = Case(node("a", vitals=busy), node("b"))
+    for _ in range(120):
+        case.tick()
+    _, grant = case.ask()
+    by_node = {c.replica.node_id: c.cost for c in grant.decision.candidates}
+    assert place(grant) == "b"
+    assert by_node["a"].availability_trend_ms > 500
+    assert by_node["b"].availability_trend_ms == pytest.approx(0)
+    case.hear(node("a", seq=2))
+    case.tick()
+    _, grant = case.ask()
+    by_node = {c.replica.node_id: c.cost for c in grant.decision.candidates}
+    assert by_node["a"].availability_trend_ms == pytest.approx(0)
 
 
 def test_a_late_node_is_still_used_and_an_offline_one_is_not():

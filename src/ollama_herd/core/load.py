@@ -76,11 +76,7 @@ class Load:
         return Board(replicas, gone, places, tuple(rejected))
 
     def _replica(self, node: Node, replica: Replica) -> ReplicaLoad:
-        machine = self.nodes.get(node.node_id)
-        if machine is None:
-            pace = self.predictor.pace(node)
-            machine = NodeLoad(node, pace, self.predictor.lengths)
-            self.nodes[node.node_id] = machine
+        machine = self.nodes.get(node.node_id) or self._machine(node)
         if machine.node is not node:
             self._changed(machine, node)
         key = replica.slot_key
@@ -92,6 +88,11 @@ class Load:
             self.by_runner.setdefault(replica.runner, []).append(load)
             self._reported(load, replica)
         return load
+
+    def _machine(self, node: Node) -> NodeLoad:
+        machine = NodeLoad(node, self.predictor.pace(node), self.predictor.lengths)
+        self.nodes[node.node_id] = machine
+        return machine
 
     def _changed(self, machine: NodeLoad, node: Node) -> None:
         """Take in a newer belief about the node: what its engines hold, if that changed."""
@@ -152,16 +153,16 @@ class Load:
 
     def sync(self, fleet: Fleet) -> None:
         """The fleet changed: take in what nodes reported."""
-        nodes = fleet.nodes
-        gone = []
-        for node_id, machine in self.nodes.items():
-            node = nodes.get(node_id)
-            if node is None:
-                gone.append(machine)
+        nodes, known = fleet.nodes, self.nodes
+        for node_id, node in nodes.items():
+            machine = known.get(node_id)
+            if machine is None:
+                self._machine(node)
             elif node is not machine.node:
                 self._changed(machine, node)
-        for machine in gone:
-            self._drop(machine)
+        if len(known) > len(nodes):
+            for node_id in known.keys() - nodes.keys():
+                self._drop(known[node_id])
 
     def refresh(self, fleet: Fleet, now_s: float) -> None:
         """A tick: beliefs no report confirmed, busy shares, owners at work, rested replicas."""

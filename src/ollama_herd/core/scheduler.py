@@ -97,11 +97,11 @@ class Scheduler:
         if now_s - self._ticked_s >= TICK_S:
             self._refresh(fleet, now_s)
         self._fleet = fleet
-        if request.prefix:
-            self._note_prompt(request, now_s)
         ask = Ask(request, fleet.nodes, self._load, now_s)
         ranking = rank(ask, fleet)
         priced = ranking.priced
+        if request.prefix and priced:
+            self._note_prompt(request, now_s)
         if not priced:
             refused = self._no_place(request, ranking.rejected)
             if refused is not None:
