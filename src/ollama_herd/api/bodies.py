@@ -179,6 +179,11 @@ _BOOL = GoType("bool", b"tf")
 _INT = GoType("int", b"-0123456789")
 _MAP = GoType("map[string]interface {}", b"{")
 
+_DIGESTS = GoType("map[string]string", b"{")
+_FILES = ("files", "adapters", "draft_files")
+_NAMED = {"model": _STRING, "name": _STRING}
+_TRANSFER = {**_NAMED, "stream": _BOOL, "insecure": _BOOL}
+
 _OLLAMA_COMMON = {"model": _STRING, "options": _MAP}
 _GO_TYPES: Mapping[str, tuple[str, Mapping[str, GoType]]] = MappingProxyType(
     {
@@ -192,6 +197,15 @@ _GO_TYPES: Mapping[str, tuple[str, Mapping[str, GoType]]] = MappingProxyType(
         ),
         "/api/embed": ("api.EmbedRequest", _OLLAMA_COMMON),
         "/api/embeddings": ("api.EmbeddingRequest", {**_OLLAMA_COMMON, "prompt": _STRING}),
+        "/api/show": ("api.ShowRequest", {**_NAMED, "verbose": _BOOL}),
+        "/api/delete": ("api.DeleteRequest", _NAMED),
+        "/api/copy": ("api.CopyRequest", {"source": _STRING, "destination": _STRING}),
+        "/api/pull": ("api.PullRequest", _TRANSFER),
+        "/api/push": ("api.PushRequest", _TRANSFER),
+        "/api/create": (
+            "api.CreateRequest",
+            {**_NAMED, "stream": _BOOL, "from": _STRING, **dict.fromkeys(_FILES, _DIGESTS)},
+        ),
         "/v1/chat/completions": (
             "openai.ChatCompletionRequest",
             {"model": _STRING, "messages": GoType("[]openai.Message", b"["), "stream": _BOOL},

@@ -72,6 +72,25 @@ def read_leniently(endpoint: Endpoint, body: bytes) -> LenientBody | ApiError:
     return LenientBody(fields, body)
 
 
+def read_members(endpoint: Endpoint, body: bytes) -> Members | ApiError:
+    """The top level of any Ollama body by key in lower case, or Ollama's refusal of it.
+
+    Of several spellings of a key the last one counts, as encoding/json has it.
+    """
+    members = _members(endpoint, body)
+    if isinstance(members, ApiError):
+        return members
+    problem = _type_problem(endpoint, members)
+    if problem:
+        return bad_body(problem)
+    folded: Members = {}
+    for name, raw in members.items():
+        key = _fold(name)
+        if key not in folded or first_byte(raw) != ord("n"):  # null leaves a value as it was
+            folded[key] = raw
+    return folded
+
+
 def _type_problem(endpoint: Endpoint, members: Members) -> str:
     """The one of several wrong values that encoding/json names: what Ollama's own types refuse
     ends the decoding, a wrong type is only noted, and the first is told at the end.
