@@ -1,7 +1,7 @@
 """A herd of two nodes for all tests of a session that do not break it, fakes as its engines."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -20,6 +20,7 @@ class Pair:
     herd: Herd
     nodes: tuple[Node, Node]
     engines: tuple[FakeOllama, FakeOllama]
+    clients: list[Client] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -38,8 +39,9 @@ class Pair:
         return call(self.engine(name).port, method, path, body)
 
     def open(self, path: str, body: object) -> Client:
-        """A request under way through the router."""
+        """A request under way through the router; closed after the test at the latest."""
         client = Client(self.port)
+        self.clients.append(client)
         client.ask("POST", path, body)
         return client
 
@@ -73,10 +75,16 @@ def pair(standing_pair: Pair) -> Iterator[Pair]:
     """The standing herd with healthy engines; afterwards both nodes must still be there."""
     for engine in standing_pair.engines:
         engine.reset(Settings(is_frozen=True, num_parallel=4))
+    processes = (standing_pair.herd, *standing_pair.nodes)
+    before = [len(process.log()) for process in processes]
     yield standing_pair
+    while standing_pair.clients:
+        standing_pair.clients.pop().close()
     for engine in standing_pair.engines:
         engine.heal()
         engine.wait_for(lambda c: c.in_flight == 0, 5, "all requests to have left the engine")
     standing_pair.herd.check_alive()
     usable = [n for n in standing_pair.herd.status()["nodes"] if n["status"] != NodeStatus.OFFLINE]
     assert len(usable) == 2
+    for process, length in zip(processes, before, strict=True):
+        assert "Traceback" not in process.log()[length:]

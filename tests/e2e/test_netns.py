@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,7 +134,7 @@ def test_loopback_engine_of_another_machine_is_relayed(herd: Herd, far: FakeOlla
     node = herd.node("far")
     assert node is not None
     assert node["address"] == NODE
-    assert [engine["path"] for engine in node["engines"]] == ["relay"]
+    assert _path_to(herd.status(), "far") == ["relay"]
     for stream in (True, False):
         answer = herd.call("POST", "/api/generate", {**ASK, "stream": stream})
         assert answer.status == 200
@@ -164,9 +165,7 @@ def test_engine_on_the_lan_is_used_directly(machines: Machines, herd: Herd, tmp_
         prefix = machines.on(machines.node)
         with Node(tmp_path, "open", f"http://{ROUTER}:{herd.port}", [url], prefix=prefix):
             herd.wait_models("open:latest")
-            node = herd.node("open")
-            assert node is not None
-            assert [engine["path"] for engine in node["engines"]] == ["direct"]
+            herd.wait_status(lambda s: _path_to(s, "open") == ["direct"], "the direct way")
             answer = herd.call("POST", "/api/generate", {**ASK, "model": "open"})
             assert answer.status == 200
 
@@ -180,3 +179,8 @@ def test_node_finds_the_router_by_mdns(machines: Machines, herd: Herd, tmp_path:
             answer = herd.call("POST", "/api/generate", {**ASK, "model": "found"})
             assert answer.status == 200
             assert answer.header("x-herd-node") == "found"
+
+
+def _path_to(status: dict[str, Any], name: str) -> list[str]:
+    """How the engines of a node are reached, once the agent has found that out."""
+    return [e["path"] for n in status["nodes"] if n["name"] == name for e in n["engines"]]

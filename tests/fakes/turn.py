@@ -1,6 +1,6 @@
 """One generation of a fake engine: what is said, and what it counts in the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Turn:
 
     asked: dict[str, Any]
     model: FakeModel
-    tokens: tuple[Token, ...]
+    tokens: Iterable[Token]
     done_reason: str
     prompt_tokens: int
     tool_calls: tuple[dict[str, Any], ...] = ()
@@ -95,17 +95,18 @@ def compose(
     settings: Settings,
 ) -> Turn:
     """The answer to a prompt: the scripted one, or words up to the limit asked for."""
+    tokens: Iterable[Token]
     if script is not None:
-        tokens = tuple(Token(text, is_thinking=True) for text in script.thinking)
-        tokens += tuple(Token(text) for text in script.tokens)
+        said = [Token(text, is_thinking=True) for text in script.thinking]
+        said += [Token(text) for text in script.tokens]
         done_reason = script.done_reason
-        if max_tokens is not None and 0 < max_tokens < len(tokens):
-            tokens, done_reason = tokens[:max_tokens], "length"
-        tool_calls = script.tool_calls
+        if max_tokens is not None and 0 < max_tokens < len(said):
+            said, done_reason = said[:max_tokens], "length"
+        tokens, tool_calls = said, script.tool_calls
     else:
         limit = settings.answer_tokens if max_tokens is None else max_tokens
         limit = MANY_TOKENS if limit < 0 else limit
-        tokens = tuple(_words(prompt, limit, is_thinking=is_thinking))
+        tokens = _words(prompt, limit, is_thinking=is_thinking)  # said one by one: may be many
         done_reason = "stop" if max_tokens is None else "length"
         tool_calls = ()
     return Turn(
