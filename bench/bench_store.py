@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ollama_herd.core.node import EngineKind, Endpoint, LoadedModel, Model, Replica
+from ollama_herd.core.node import Endpoint, EngineKind, LoadedModel, Model, Replica
 from ollama_herd.core.request import (
     Attempt,
     Dialect,
@@ -212,8 +212,10 @@ def measure_queries(store: TraceStore, rows: int) -> None:
     timed("get", lambda: store.get(some.request_id))
     timed("trend: 30 days by hour", lambda: store.trend(START_S, end, Step.HOUR))
     timed("trend: a model, 30 days by hour", lambda: store.trend(START_S, end, model=MODELS[0]))
-    timed("trend: a node, 2 days by minute", lambda: store.trend(
-        end - 2 * 86400, end, Step.MINUTE, node_id=NODES[0]))
+    timed(
+        "trend: a node, 2 days by minute",
+        lambda: store.trend(end - 2 * 86400, end, Step.MINUTE, node_id=NODES[0]),
+    )
     del rows
 
 

@@ -44,7 +44,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def database(address: str) -> Iterator[Database]:
     opened = Database(address)
     yield opened
-    opened.close()
+    opened.close()  # after the store, which opens it
 
 
 @pytest.fixture

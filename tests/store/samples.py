@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
+from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint, EngineKind, LoadedModel, Model, Replica
 from ollama_herd.core.request import (
     Attempt,
@@ -21,7 +22,8 @@ from ollama_herd.core.request import (
 from ollama_herd.core.routing import Candidate, Cost, Eliminated, Rejected, RouteDecision
 from ollama_herd.core.trace import Trace
 
-START_S = 1_760_000_000.0
+START_S = now_s() // 3600 * 3600 - 86400.0
+"""Yesterday: trends by minute are not kept for longer than two days."""
 
 _numbers = itertools.count()
 

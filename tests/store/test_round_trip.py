@@ -107,7 +107,9 @@ def test_what_is_known_beside_a_trace(store: TraceStore) -> None:
     assert (kept.predicted_ttft_ms, kept.predicted_total_ms) == (90.0, 812.5)
 
 
-@pytest.mark.parametrize("text", ["lone \ud800 surrogate", "nul \0 byte", "x" * 10_000, "\0" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["lone \ud800 surrogate", "nul \0 byte", "x" * 10_000, "\0" * 10_000]
+)
 def test_text_a_database_refuses_costs_no_trace(store: TraceStore, text: str) -> None:
     before, hostile, after = (
         samples.trace(),

@@ -26,7 +26,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What to keep: traces younger than `days`, and the newest `max_rows`; 0 keeps everything."""
+    """What to keep: traces younger than `days`, and the newest `max_rows`; 0 sets no such limit.
+
+    Trends by the hour are kept for HOUR_TRENDS_S or `days`, whichever is longer.
+    """
 
     days: float = 30.0
     max_rows: int = 2_000_000
@@ -54,7 +57,7 @@ class Expiry:
                 ).scalar_one()
             if self._retention.max_rows > 0:
                 self._excess = max(0, total - aged - self._retention.max_rows)
-            _delete_old_trends(connection)
+            self._delete_old_trends(connection)
         if aged or self._excess:
             _log.info(
                 "deleting old traces",
@@ -96,6 +99,15 @@ class Expiry:
         )
         return connection.execute(delete(traces).where(traces.c.id.in_(some))).rowcount
 
+    def _delete_old_trends(self, connection: Connection) -> None:
+        hours_s = max(HOUR_TRENDS_S, self._retention.days * 86400.0)
+        if self._retention.days <= 0:
+            hours_s = float("inf")
+        for step_s, kept_s in ((60, MINUTE_TRENDS_S), (3600, hours_s)):
+            for table in (trends, trend_ttfts):
+                is_old = table.c.bucket_s < now_s() - kept_s
+                connection.execute(delete(table).where(table.c.step_s == step_s, is_old))
+
     def _prune_labels(self) -> bool:
         """Drop texts that no trace has any more.
 
@@ -122,11 +134,3 @@ class Expiry:
 def _delete_oldest(connection: Connection, count: int) -> int:
     some = select(traces.c.id).order_by(traces.c.started_at, traces.c.id).limit(count)
     return connection.execute(delete(traces).where(traces.c.id.in_(some))).rowcount
-
-
-def _delete_old_trends(connection: Connection) -> None:
-    for step_s, kept_s in ((60, MINUTE_TRENDS_S), (3600, HOUR_TRENDS_S)):
-        for table in (trends, trend_ttfts):
-            connection.execute(
-                delete(table).where(table.c.step_s == step_s, table.c.bucket_s < now_s() - kept_s)
-            )
