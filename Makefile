@@ -9,14 +9,14 @@ DEMO_HOME := $(CURDIR)/.demo
 GGUF := $(DEMO_HOME)/demo/SmolLM2-135M-Instruct.Q4_1.gguf
 HERD_TEST_GGUF ?= $(GGUF)
 PYTEST_ARGS ?=
-CODE := src tests bench
+CODE := src tests bench tools
 
 PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types fmt bench clean setup
+.PHONY: help demo test check lint types docs fmt bench clean setup
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -35,7 +35,10 @@ lint: $(SYNCED)
 	$(BIN)/ruff check $(CODE)
 
 types: $(SYNCED)
-	$(BIN)/mypy
+	$(BIN)/mypy -p ollama_herd -p tools
+
+docs: $(SYNCED) ## write the pages that are made from the code (CHECK=1 only compares)
+	$(BIN)/python -m tools.docs $(if $(CHECK),--check)
 
 fmt: $(SYNCED) ## format the code and mend what can be mended
 	$(BIN)/ruff format $(CODE)
@@ -47,7 +50,7 @@ bench: $(SYNCED) ## measure the herd beside nginx (ARGS=--quick for a short look
 clean: ## remove all that was installed, downloaded and built here
 	rm -rf $(VENV) "$(DEMO_HOME)" dist build .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .benchmarks
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(SYNCED) ## install only
 

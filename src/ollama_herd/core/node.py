@@ -54,7 +54,7 @@ class NodeStatus(enum.StrEnum):
     """Where a node is in its life; see `fleet.STATUS_TRANSITIONS`."""
 
     RESTORED = "restored"  # known from before a restart of the router, not heard of since
-    ONLINE = "online"
+    ONLINE = "online"  # reports in time
     LATE = "late"  # a heartbeat is overdue; still used
     OFFLINE = "offline"  # silent too long, or said goodbye; not used
 

@@ -176,7 +176,8 @@ async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceR
         body = replace_model(parsed.body, name)
         other = msgspec.structs.replace(parsed, model=name, body=body, fallback_models=())
         key = canonical_name(name)
-        exchange.more = (*more, (b"X-Herd-Model", header_text(name)))
+        served = (b"X-Herd-Model", header_text(name))  # the fallback that answered, if one did
+        exchange.more = (*more, served)
         try:
             await _answer(
                 exchange, other, msgspec.structs.replace(request, model=name, model_key=key)
