@@ -1,8 +1,11 @@
 """Nodes and routers that die, come back, and are told to stop."""
 
+import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from tests.e2e.processes import Herd, Node, wait_until
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client, Response
-from tests.fakes.state import Settings
+from tests.fakes.state import Fault, Settings
 
 FAST = {"HERD_HEARTBEAT_S": "0.3"}
 SHUTDOWN_S = 5.0 + 1.0
@@ -99,6 +102,41 @@ def test_new_models_and_dead_engines_are_noticed(
         engine.listen()
         herd.wait_models("llama3.2:latest", timeout_s=40)
         assert chat(herd).status == 200
+
+
+SPOILED = {
+    "tags": ("/api/tags", Fault.GARBAGE),
+    "ps": ("/api/ps", Fault.GARBAGE),
+    "version": ("/api/version", Fault.CLOSE),
+    "show": ("/api/show", Fault.ERROR_500),
+}
+"""By node, what its engine answers wrongly."""
+
+
+def test_engines_that_answer_garbage_lose_no_node(tmp_path: Path, herd: Herd) -> None:
+    url = f"http://127.0.0.1:{herd.port}"
+    with contextlib.ExitStack() as stack:
+        engines, nodes = [], []
+        for name, (path, fault) in SPOILED.items():
+            engine = stack.enter_context(FakeOllama([model(f"on-{name}")]).in_thread())
+            engine.fail_next(fault, times=-1, path=path)
+            engines.append(engine)
+            nodes.append(stack.enter_context(Node(tmp_path, name, url, [engine.url])))
+        for name in SPOILED:
+            herd.wait_node(name, "online", 30)
+        for name in ("tags", "ps"):
+            herd.wait_status(partial(_has_engine_error, name), "the reason to be shown", 30)
+        for engine in engines:
+            engine.heal()
+        herd.wait_models(*(f"on-{name}:latest" for name in SPOILED), timeout_s=60)
+        for name, node in zip(SPOILED, nodes, strict=True):
+            assert chat(herd, f"on-{name}").status == 200
+            assert "Traceback" not in node.log()
+
+
+def _has_engine_error(name: str, status: dict[str, Any]) -> bool:
+    found = [n for n in status["nodes"] if n["name"] == name]
+    return any(engine["error"] for node in found for engine in node["engines"])
 
 
 def test_node_waits_for_its_engine(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
