@@ -141,6 +141,16 @@ def test_a_load_that_was_none_teaches_nothing():
     assert bench.errors()[2] == 0
 
 
+def test_a_load_behind_others_work_teaches_nothing():
+    """The engine's load time then counts what it waited for."""
+    bench = Bench()
+    other = bench.start(0.0, "n:7b")
+    asked = bench.start(0.1)
+    bench.end(asked, 60.0, Usage(prompt_tokens=10, output_tokens=0, load_ms=50_000.0))
+    bench.end(other, 61.0)
+    assert bench.errors()[2] == 0
+
+
 def test_embeddings_teach_prefill():
     bench = Bench()
     asked = bench.start(0.0, kind=Kind.EMBED, stream=False)

@@ -180,6 +180,15 @@ def test_momentary_slowness_is_forgotten():
     assert pace.speed == pytest.approx(1.0, abs=0.02)
 
 
+def test_old_slowness_does_not_weigh_on_a_new_sample():
+    _, node, _ = one_node()
+    pace = Predictor().pace(node)
+    pace.saw_speed(-2.0, 1.0, 0.0)
+    pace.saw_speed(-2.0, 1.0, 1.0)
+    pace.saw_speed(0.0, 1.0, 7200.0)
+    assert pace.speed_ln == pytest.approx(0.0, abs=0.01)
+
+
 def test_an_owner_at_work_is_expected_to_slow_the_machine():
     _, node, _ = one_node()
     pace = Predictor().pace(node)

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.core.prefix import Continuation, SlotMirror, common_blocks
+from ollama_herd.core.prefix import (
+    BLOCK_BYTES,
+    MAX_BLOCKS,
+    Continuation,
+    SlotMirror,
+    block_chain,
+    common_blocks,
+)
 
 BLOCKS = st.lists(st.integers(0, 2), max_size=40)
 
@@ -25,6 +32,19 @@ def test_common_blocks_counts_from_the_start(left, right):
             break
         expected += 1
     assert common_blocks(chain(left), chain(right)) == expected
+
+
+@given(st.binary(max_size=64), st.integers(0, 9), st.integers(0, 9), st.binary(max_size=64))
+def test_texts_share_the_blocks_they_start_with(text, shared, more, end):
+    start = (text + b"x" * BLOCK_BYTES)[:BLOCK_BYTES] * shared
+    one = block_chain(start + b"1" * BLOCK_BYTES * more + end)
+    other = block_chain(memoryview(start + b"2" * BLOCK_BYTES * more))
+    assert len(one) == shared + more
+    assert common_blocks(one, other) == shared
+
+
+def test_only_so_many_blocks_are_hashed():
+    assert len(block_chain(bytes(BLOCK_BYTES * (MAX_BLOCKS + 5)))) == MAX_BLOCKS
 
 
 steps = st.lists(st.tuples(BLOCKS, st.booleans(), st.booleans(), st.integers(1, 4)), max_size=40)

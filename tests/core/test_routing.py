@@ -230,8 +230,8 @@ def test_the_digest_on_most_nodes_is_served():
 
 def test_of_equally_common_digests_the_newest_is_served():
     """Times as Ollama writes them: nanoseconds and different offsets."""
-    early = model(NAME, digest="early", modified_at="2026-05-01T10:00:00.123456789+02:00")
-    late = model(NAME, digest="late", modified_at="2026-05-01T09:00:00.5Z")
+    early = model(NAME, digest="z-early", modified_at="2026-05-01T10:00:00.123456789+02:00")
+    late = model(NAME, digest="a-late", modified_at="2026-05-01T09:00:00.5Z")
     fleet = fleet_of([report("a", [engine([early])]), report("b", [engine([late])])])
     decision = deciding(fleet)
     assert nodes_of(decision) == ["b"]
@@ -285,6 +285,25 @@ def test_openai_engines_have_their_models_loaded():
     assert candidate.cost.loaded_state_ms == 0
     assert candidate.cost.context_fit_ms == 0
     assert candidate.starts_now
+
+
+def test_using_a_machine_costs_those_who_use_it_already():
+    """1.5 x what a running request loses, and the future share of the machine."""
+    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME], slots=2)])])
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    load = scheduler.load
+    scheduler.on_request(request(NAME, prompt_tokens=100, max_tokens=4000), fleet, 0.0)
+    asked = request(NAME, prompt_tokens=1000, max_tokens=50)
+    candidate = decide(asked, fleet, load, load.predictor, 0.0).winner
+    (replica,) = load.replicas.values()
+    rates, node = replica.rates, replica.node
+    attention = 1000 * (1 + 500 / 32768)
+    prefill = attention * rates.inv_prefill_s + 1000 / 512 * rates.step_s
+    decode = 50 * rates.step_s * (1 + node.pace.alpha)
+    others = prefill + decode * node.pace.alpha
+    expected = 1.5 * others + node.busy_share * (prefill + decode)
+    assert candidate.cost.role_affinity_ms == pytest.approx(1e3 * expected)
+    assert candidate.cost.latency_history_ms == pytest.approx(1e3 * (prefill + decode))
 
 
 def test_the_faster_machine_is_cheaper():

@@ -546,6 +546,30 @@ def test_an_engine_with_one_slot_is_found_out_and_left_alone():
     assert over <= 5
 
 
+def test_refusals_at_once_are_no_sign_of_another_slot():
+    """An engine answers a bad request without waiting for a slot."""
+    case = Case(node(slots=None), probe_slots=True)
+    case.ask(max_tokens=4000)
+    for _ in range(6):
+        asked, _ = case.ask()
+        case.tick()
+        if asked.request_id in case.granted:
+            case.scheduler.on_first_byte(asked.request_id, case.now_s)
+            case.end(asked, OutcomeKind.CLIENT_ERROR, None)
+    (replica,) = case.scheduler.load.replicas.values()
+    assert replica.learned_slots == 1
+
+
+def test_a_refused_request_does_not_make_a_model_loaded():
+    case = Case(node(loaded=()))
+    asked, _ = case.ask()
+    case.now_s = 0.1
+    case.scheduler.on_first_byte(asked.request_id, case.now_s)
+    case.end(asked, OutcomeKind.CLIENT_ERROR, None)
+    _, grant = case.ask()
+    assert grant.decision.winner.cost.loaded_state_ms > 0
+
+
 def test_embedding_models_run_one_by_one_in_ollama():
     told = model("embed:1b", capabilities=("embedding",))
     for kind, expected in ((EngineKind.OLLAMA, 1), (EngineKind.OPENAI, 4)):

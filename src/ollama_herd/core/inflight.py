@@ -26,6 +26,11 @@ RESERVED_S = 2.5
 
 BUSY_SHARE_MAX = 0.95
 
+SAMPLE = 8
+"""Running requests looked at one by one to price a place: all of them on engines of up to so many
+slots; of more, so many stand for all.
+"""
+
 
 class Running:
     """One granted request on its replica."""
@@ -43,7 +48,9 @@ class Running:
         "is_prefill_clean",
         "is_probe",
         "node",
+        "number",
         "output",
+        "overlapped",
         "prefill_s",
         "progress_s",
         "prompt",
@@ -58,6 +65,7 @@ class Running:
         self.request = request
         self.replica = replica
         self.node = replica.node
+        self.number = 0  # of all requests started on the node
         self.dispatched_s = now_s
         self.first_byte_s = -1.0
         self.first_due_s = now_s
@@ -72,6 +80,7 @@ class Running:
         self.is_alone = True
         self.is_prefill_clean = True
         self.is_cache_known = True
+        self.overlapped = 0  # how many others still ran when its first byte came
         self.is_probe = False  # one more than the known slots, to learn of another
         self.progress_s = 0.0
         self.dirty_s = 0.0
@@ -105,6 +114,7 @@ class ReplicaLoad:
         "rates",
         "replica",
         "running",
+        "sample",
         "slots",
     )
 
@@ -119,6 +129,7 @@ class ReplicaLoad:
         self.probe_s = 0.0  # not before this time
         self.probe_pause_s = PROBE_PAUSE_S
         self.running: dict[str, Running] = {}
+        self.sample: list[Running] = []
         self.is_hot = False
         self.is_reported_hot = False
         self.loading_until_s = 0.0
@@ -141,6 +152,28 @@ class ReplicaLoad:
         if not self.arrivals_per_s:
             return 0.0
         return self.arrivals_per_s * exp((self.arrivals_at_s - now_s) / RATE_TAU_S)
+
+    def started(self, run: Running) -> None:
+        """A request runs here."""
+        self.running[run.request.request_id] = run
+        if len(self.sample) < SAMPLE:
+            self.sample.append(run)
+
+    def ended(self, run: Running) -> None:
+        """It left. In the sample the newest takes its place, so that of requests that come and go
+        the sample shows the mixture of ages that all of them have.
+        """
+        del self.running[run.request.request_id]
+        sample = self.sample
+        if run not in sample:
+            return
+        sample.remove(run)
+        if len(self.running) > len(sample):
+            sample.append(next(r for r in reversed(self.running.values()) if r not in sample))
+
+    def sampled_weight(self) -> float:
+        """Running requests that each one of the sample stands for."""
+        return len(self.running) / len(self.sample) if self.sample else 1.0
 
     def became_cold(self) -> None:
         """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""
@@ -170,18 +203,16 @@ class ReplicaLoad:
         if self.node.loading is self:
             self.node.loading = None
 
-    def may_probe(self, prefill_s: float, rests: list[float], now_s: float) -> bool:
-        """Whether sending one request too many would tell if there is another slot.
+    def may_probe(self, now_s: float) -> bool:
+        """Whether sending one request too many could tell if there is another slot.
 
-        It would if its first byte is due well before anything running here ends. `rests` are the
-        remaining times of what runs.
+        It does if its first byte is due well before anything running here ends.
         """
         return (
             self.replica.slots is None
             and self.is_hot
             and len(self.running) == self.slots
             and now_s >= self.probe_s
-            and min(rests) > 1.5 * prefill_s + 0.05
         )
 
     def probed_in_vain(self, now_s: float) -> None:
@@ -216,6 +247,7 @@ class NodeLoad:
         "replicas",
         "reserved",
         "reserved_until_s",
+        "starts",
         "version",
     )
 
@@ -226,6 +258,7 @@ class NodeLoad:
         self.replicas: dict[SlotKey, ReplicaLoad] = {}
         self.active: dict[SlotKey, ReplicaLoad] = {}
         self.in_flight = 0
+        self.starts = 0
         self.prefilling = 0
         self.loading: ReplicaLoad | None = None
         self.reserved: ReplicaLoad | None = None  # next to load here; others keep out

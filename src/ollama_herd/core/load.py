@@ -22,6 +22,9 @@ from ollama_herd.core.prefix import Continuation
 REPORT_LAG_S = 3.0
 """A report this soon after our own action may still describe the time before it."""
 
+SLOTS_MAX = 64
+"""More than any engine's default; learned slots stop here."""
+
 FAILURES_TO_BAR = 3
 BAR_S = 5.0
 BAR_MAX_S = 60.0
@@ -202,9 +205,13 @@ class Load:
         replica, node = run.replica, run.node
         node.advance(now_s)
         request_id = run.request.request_id
-        if node.in_flight:
-            _mark_company(node, run)
-        replica.running[request_id] = run
+        # Whoever shares a machine with others gives no clean sample of its own speed; those that
+        # run already find out about this one by the node's count of starts.
+        node.starts += 1
+        run.number = node.starts
+        run.is_alone = not node.in_flight
+        run.is_prefill_clean = not node.prefilling and all(r is replica for r in node.active.values())
+        replica.started(run)
         node.active[replica.key] = replica
         node.in_flight += 1
         node.prefilling += 1
@@ -223,13 +230,15 @@ class Load:
         replica, node = run.replica, run.node
         node.advance(now_s)
         run.first_byte_s = now_s
+        if node.starts != run.number:
+            run.is_prefill_clean = False
         if run.request.stream:
             run.progress_s = replica.progress_s
             run.dirty_s = node.dirty_s
         node.prefilling -= 1
         self._became_hot(replica)
         if replica.replica.slots is None:
-            self._observe_slots(replica, run)
+            run.overlapped = len(replica.running) - 1
 
     def _became_hot(self, replica: ReplicaLoad) -> None:
         if replica.is_hot and not replica.loading_until_s:
@@ -240,27 +249,30 @@ class Load:
         if not replica.is_reported_hot:
             self._unconfirmed[replica.key] = replica
 
-    def _observe_slots(self, replica: ReplicaLoad, run: Running) -> None:
-        """An engine with one slot answers in order: a later request's first byte while an
-        earlier one still runs shows another slot. Seen twice, it counts.
+    def _learn_slots(self, replica: ReplicaLoad, run: Running) -> None:
+        """An engine with one slot answers in order: a request's first byte while one sent before
+        it still runs shows another slot. Seen twice, it counts. Refusals come at once and show
+        nothing, so only completed answers are asked.
         """
-        earlier = sum(1 for other in replica.running.values() if other is not run)
-        if earlier < replica.learned_slots or run.request.is_load_only:
+        if run.overlapped < replica.learned_slots or run.request.is_load_only:
             return
         replica.overlaps += 1
         if replica.overlaps >= 2:
             replica.overlaps = 0
             replica.probe_pause_s = PROBE_PAUSE_S
-            replica.learned_slots = min(earlier + 1, 64)
+            replica.learned_slots = min(replica.learned_slots + 1, SLOTS_MAX)
             replica.set_slots()
 
     def end(self, run: Running, now_s: float, *, answered: bool) -> None:
         """The request left its replica, however."""
         replica, node = run.replica, run.node
         node.advance(now_s)
-        request_id = run.request.request_id
-        del self.running[request_id]
-        del replica.running[request_id]
+        del self.running[run.request.request_id]
+        replica.ended(run)
+        if node.starts != run.number:
+            run.is_alone = False
+            if run.first_byte_s < 0:
+                run.is_prefill_clean = False
         if not replica.running:
             node.active.pop(replica.key, None)
         node.in_flight -= 1
@@ -268,18 +280,24 @@ class Load:
             node.prefilling -= 1
         node.version += 1
         replica.changed_s = now_s
-        if not run.is_probe and replica.replica.slots is None:
-            for other in replica.running.values():
-                if other.is_probe and other.first_byte_s < 0:
-                    other.is_probe = False
-                    if now_s - other.dispatched_s > 1.5 * other.prefill_s:
-                        replica.probed_in_vain(now_s)
+        if replica.replica.slots is None:
+            if answered:
+                self._learn_slots(replica, run)
+            _judge_probes(replica, run, now_s)
         if replica.loading_until_s:
             if answered:
                 self._became_hot(replica)
             elif not replica.running:
                 # The engine gives up a load nobody waits for any more.
                 replica.ends_loading()
+
+    def doubt(self, replica: ReplicaLoad) -> None:
+        """The engine refused the request that should have loaded the model: most likely it did
+        not load it.
+        """
+        if not replica.is_reported_hot:
+            replica.became_cold()
+            replica.node.version += 1
 
     def unreachable(self, replica: ReplicaLoad, now_s: float) -> None:
         """A connection failed: the engine is out until its node reports anew."""
@@ -317,16 +335,15 @@ class Load:
                 self.barred.discard(key)
 
 
-def _mark_company(node: NodeLoad, run: Running) -> None:
-    """Whoever shares a machine with others gives no clean sample of its own speed."""
-    run.is_alone = False
-    if node.prefilling or any(r is not run.replica for r in node.active.values()):
-        run.is_prefill_clean = False
-    for replica in node.active.values():
-        for other in replica.running.values():
-            other.is_alone = False
-            if other.first_byte_s < 0:
-                other.is_prefill_clean = False
+def _judge_probes(replica: ReplicaLoad, ended: Running, now_s: float) -> None:
+    """A probe that had time for its first byte, and got none until another ended, found no slot."""
+    if ended.is_probe:
+        return
+    for other in replica.running.values():
+        if other.is_probe and other.first_byte_s < 0:
+            other.is_probe = False
+            if now_s - other.dispatched_s > 1.5 * other.prefill_s:
+                replica.probed_in_vain(now_s)
 
 
 def _note_owner(pace: NodePace, node: Node, now_s: float) -> None:

@@ -12,6 +12,12 @@ from math import exp
 BLOCK_TOKENS = 256
 """Prompt tokens behind one hash of a request's `prefix`."""
 
+BLOCK_BYTES = 4 * BLOCK_TOKENS
+"""At about four characters a token, as prompts are estimated."""
+
+MAX_BLOCKS = 1024
+"""A quarter of a million tokens; what is behind does not move a decision any more."""
+
 MIN_MATCH_SHARE = 0.1
 """llama-server's `slot-prompt-similarity` default."""
 
@@ -37,6 +43,21 @@ def common_blocks(left: tuple[int, ...], right: tuple[int, ...]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def block_chain(text: bytes | memoryview) -> tuple[int, ...]:
+    """Hashes of a prompt's whole blocks, each chained over all before it, for a request's `prefix`.
+
+    `text` is the prompt as it stands in the body, for a chat the raw `messages` member: the next
+    turn starts with the same bytes. Good within this process only.
+    """
+    chain = []
+    last = 0
+    end = min(len(text), MAX_BLOCKS * BLOCK_BYTES)
+    for start in range(0, end - BLOCK_BYTES + 1, BLOCK_BYTES):
+        last = hash((last, bytes(text[start : start + BLOCK_BYTES])))
+        chain.append(last)
+    return tuple(chain)
 
 
 class Slot:

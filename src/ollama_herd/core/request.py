@@ -51,8 +51,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     priority: Priority = Priority.INTERACTIVE
     fallback_models: tuple[str, ...] = ()
     is_load_only: bool = False  # an empty prompt: load (or unload), generate nothing
-    # Hashes of the prompt's blocks of `prefix.BLOCK_TOKENS`, each chained over all before it and
-    # over the model; () when nobody computed them.
+    # `prefix.block_chain` of the prompt; () when nobody computed it. Not for traces.
     prefix: tuple[int, ...] = ()
 
 

@@ -19,6 +19,7 @@ from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view
+from ollama_herd.core.remaining import remaining_times
 from ollama_herd.core.request import (
     InferenceRequest,
     Kind,
@@ -28,7 +29,7 @@ from ollama_herd.core.request import (
     Usage,
 )
 from ollama_herd.core.routing import Ranking, explain, rank
-from ollama_herd.core.signals import Ask, Priced, remaining_times
+from ollama_herd.core.signals import Ask, Priced
 from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
@@ -312,6 +313,8 @@ class Scheduler:
             self._running_of[client] = left
         else:
             del self._running_of[client]
+        if outcome is OutcomeKind.CLIENT_ERROR and run.is_cold and not replica.running:
+            load.doubt(replica)
         if outcome is OutcomeKind.UNREACHABLE:
             load.unreachable(replica, now_s)
         elif outcome in FAULTS:
@@ -453,7 +456,8 @@ class Scheduler:
             self._settings.probe_slots
             and request.stream
             and not best.context
-            and replica.may_probe(best.prefill, remaining_times(replica, now_s), now_s)
+            and replica.may_probe(now_s)
+            and min(remaining_times(replica, now_s)) > 1.5 * best.prefill + 0.05
         )
 
     def _stranded(

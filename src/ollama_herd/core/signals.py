@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from math import exp
 
 from ollama_herd.core import hardware as hw
-from ollama_herd.core.inflight import LATE_SHARE, NodeLoad, Place, ReplicaLoad, Running
+from ollama_herd.core.inflight import Place, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, Node
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
+from ollama_herd.core.remaining import ends_in_s, remaining_times
 from ollama_herd.core.request import InferenceRequest
 
 OTHERS_WEIGHT = 1.5
@@ -155,8 +156,7 @@ def needs_reload(replica: ReplicaLoad, ask: Ask) -> bool:
     wanted = ask.options
     if wanted == replica.options or replica.replica.kind is EngineKind.OPENAI:
         return False
-    if replica.options is None and not wanted:
-        return False  # loaded by others, most likely with the engine's defaults
+    # None: loaded by others, most likely with the engine's defaults.
     asked = dict(wanted)
     context = asked.pop("num_ctx", None)
     known = dict(replica.options or ())
@@ -185,9 +185,7 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
         return
     ahead = len(replica.running) + len(held) - replica.slots
     if ahead >= 0:
-        ends = [*remaining_times(replica, now_s), *(max(at - now_s, 0.0) for at in held)]
-        ends.sort()
-        priced.wait = max(ends[ahead], 1e-3)
+        priced.wait = ends_in_s(replica, held, ahead, now_s)
         priced.starts_now = False
     if replica.is_hot and not replica.loading_until_s:
         return
@@ -271,38 +269,14 @@ def _others(priced: Priced, ask: Ask, running: int, models: int) -> float:
         decode = priced.decode
         for rest in remaining_times(replica, now_s):
             delay += min(priced.prefill, rest) + min(decode, rest) * share
-        return delay
+        return delay * replica.sampled_weight()
     stay = priced.prefill + priced.decode
     for other in node.active.values():
+        shared = 0.0
         for rest in remaining_times(other, now_s):
-            delay += min(stay, rest) / models
+            shared += min(stay, rest)
+        delay += shared * other.sampled_weight() / models
     return delay
-
-
-def remaining_times(replica: ReplicaLoad, now_s: float) -> list[float]:
-    """Seconds each request running there is expected to take yet."""
-    runs = replica.running
-    if not runs:
-        return []
-    node = replica.node
-    step_s = replica.rates.step_s * (1 + node.pace.alpha * (len(runs) - 1))
-    step_s *= len(node.active) * node.pace.slow_decode
-    return [_remaining(run, now_s, step_s, node) for run in runs.values()]
-
-
-def _remaining(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
-    began_s = run.first_byte_s
-    if began_s < 0:
-        late_s = now_s - run.first_due_s
-        if late_s < 0:
-            return run.output * step_s - late_s
-        if run.request.stream or not run.output:
-            return run.output * step_s + max(late_s * LATE_SHARE, 1e-3)
-        began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
-    streamed = run.tokens or (now_s - began_s) / step_s
-    lengths = node.lengths
-    rest = lengths.residual_tokens(run.request.model_key, streamed, run.request.max_tokens)
-    return max(rest * step_s, 1e-3)
 
 
 def _eviction(place: Place, ask: Ask) -> tuple[float, float]:
