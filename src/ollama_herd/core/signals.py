@@ -122,7 +122,7 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         and not held
         and not replica.loading_until_s
         and place.node.reserved is None
-        and (ask.options == replica.options or not needs_reload(replica, ask))
+        and (not (ask.options or replica.options) or not needs_reload(replica, ask))
     ):
         _service(priced, ask, running=0, models=1)
         priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
@@ -177,7 +177,7 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     place = priced.place
     replica, node, now_s = place.load, place.node, ask.now_s
     is_present = replica.is_hot or replica.loading_until_s > 0
-    if is_present and ask.options != replica.options and needs_reload(replica, ask):
+    if is_present and (ask.options or replica.options) and needs_reload(replica, ask):
         ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
         priced.wait = max(ends, default=0.0)
         priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
