@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -43,6 +44,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.granted = {}  # request id -> (request, replica)
         self.tried = {}
         self.over = set()
+        self.twins = {}  # id of a second try -> id of the first
         self.order = {}  # lane of equal requests -> ids by arrival
         for node_id in NODES:
             self.heard(node_id, loaded=True)
@@ -100,6 +102,32 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waiting[request_id] = asked
         self.unlist(request_id)
         self.take(self.scheduler.on_retry(request_id, outcome, self.fleet, self.now_s))
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data())
+    def is_hedged(self, data):
+        request_id = data.draw(st.sampled_from(sorted(self.granted)))
+        asked, silent = self.granted[request_id]
+        twin_id = f"{request_id}+{len(self.tried)}"
+        grant = self.scheduler.on_hedge(request_id, twin_id, self.fleet, self.now_s)
+        if grant is None:
+            return
+        assert grant.request_id == twin_id
+        assert grant.decision.winner.replica.node_id != silent.node_id
+        self.twins[twin_id] = request_id
+        assert len(self.twins.keys() & self.granted.keys()) <= max(1, len(self.granted) // 10)
+        self.tried[twin_id] = self.tried[request_id] | {silent.slot_key}
+        self.check_grant(grant, msgspec.structs.replace(asked, request_id=twin_id))
+
+    @precondition(lambda self: any(self.pairs()))
+    @rule(data=st.data(), outcome=st.sampled_from([*FAILED, OutcomeKind.CANCELLED]))
+    def one_of_two_is_lost(self, data, outcome):
+        pair = data.draw(st.permutations(data.draw(st.sampled_from(sorted(self.pairs())))))
+        loser, keeper = pair
+        _, replica = self.granted.pop(loser)
+        self.tried[keeper] |= {replica.slot_key}
+        self.over.add(loser)
+        self.take(self.scheduler.on_lost(loser, outcome, keeper, self.fleet, self.now_s))
 
     @precondition(lambda self: self.granted or self.waiting)
     @rule(data=st.data())
@@ -189,6 +217,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             key = (asked.model, asked.client, asked.prompt_tokens, asked.priority)
             assert self.order[key][0] == asked.request_id  # first in, first out among equals
         self.unlist(asked.request_id)
+
+    def pairs(self):
+        return [p for p in self.twins.items() if set(p) <= self.granted.keys()]
 
     def unlist(self, request_id):
         for ids in self.order.values():

@@ -10,6 +10,7 @@ from ollama_herd.core.node import EngineKind, Node, Replica
 from ollama_herd.core.predict import NodePace, Rates, SlotKey
 from ollama_herd.core.prefix import SlotMirror
 from ollama_herd.core.request import InferenceRequest
+from ollama_herd.core.silence import Expectation
 
 RATE_TAU_S = 300.0
 """Memory of arrival rates and of how busy a node is (routing study)."""
@@ -25,6 +26,9 @@ RESERVED_S = 2.5
 """A reservation lapses after two ticks without a word: its request left, or went elsewhere."""
 
 BUSY_SHARE_MAX = 0.95
+
+FAILURES_TO_BAR = 3
+"""A replica that failed so often in a row, while others answered the same requests, rests."""
 
 SAMPLE = 8
 """Running requests looked at one by one to price a place: all of them on engines of up to so many
@@ -84,6 +88,15 @@ class Running:
         self.is_probe = False  # one more than the known slots, to learn of another
         self.progress_s = 0.0
         self.dirty_s = 0.0
+
+    def expectation(self) -> Expectation:
+        """What was predicted of it when it was sent."""
+        return Expectation(
+            first_byte_s=self.first_due_s - self.dispatched_s,
+            step_s=self.step_s * self.node.pace.bias_decode,
+            output_tokens=self.output,
+            max_tokens=self.request.max_tokens,
+        )
 
 
 class ReplicaLoad:
@@ -174,6 +187,12 @@ class ReplicaLoad:
     def sampled_weight(self) -> float:
         """Running requests that each one of the sample stands for."""
         return len(self.running) / len(self.sample) if self.sample else 1.0
+
+    def is_resting(self, now_s: float) -> bool:
+        """Failed in a row: not asked for a while, then by one at a time until it answers."""
+        if self.failures < FAILURES_TO_BAR:
+            return False
+        return self.barred_until_s > now_s or bool(self.running)
 
     def became_cold(self) -> None:
         """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""

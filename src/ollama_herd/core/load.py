@@ -8,6 +8,7 @@ Written by the scheduler alone; `decide` reads it. Times are router monotonic se
 from ollama_herd.core.filters import Board, never_fits, served_digest, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
 from ollama_herd.core.inflight import (
+    FAILURES_TO_BAR,
     PROBE_PAUSE_S,
     RATE_TAU_S,
     NodeLoad,
@@ -25,10 +26,9 @@ REPORT_LAG_S = 3.0
 SLOTS_MAX = 64
 """More than any engine's default; learned slots stop here."""
 
-FAILURES_TO_BAR = 3
 BAR_S = 5.0
 BAR_MAX_S = 60.0
-"""A replica that failed so often in a row, while others answered the same requests, rests."""
+"""How long a failing replica rests: doubles with each further failure."""
 
 
 class Load:
@@ -170,7 +170,7 @@ class Load:
     def refresh(self, fleet: Fleet, now_s: float) -> None:
         """A tick: beliefs no report confirmed, busy shares, owners at work, rested replicas."""
         self.sync(fleet)
-        self._unbar(now_s)
+        self._unbar()
         for load in list(self._unconfirmed.values()):
             self._believe(load, load.node.node)
         for machine in self.nodes.values():
@@ -210,7 +210,9 @@ class Load:
         node.starts += 1
         run.number = node.starts
         run.is_alone = not node.in_flight
-        run.is_prefill_clean = not node.prefilling and all(r is replica for r in node.active.values())
+        run.is_prefill_clean = not node.prefilling and all(
+            r is replica for r in node.active.values()
+        )
         replica.started(run)
         node.active[replica.key] = replica
         node.in_flight += 1
@@ -325,13 +327,13 @@ class Load:
         replica.out_since_s = None
         self.barred.discard(replica.key)
 
-    def _unbar(self, now_s: float) -> None:
+    def _unbar(self) -> None:
         for key in list(self.barred):
             load = self.replicas[key]
             out_s = load.out_since_s
             if out_s is not None and load.node.node.last_report_s > out_s:
                 load.out_since_s = None
-            if load.out_since_s is None and load.barred_until_s <= now_s:
+            if load.out_since_s is None and load.failures < FAILURES_TO_BAR:
                 self.barred.discard(key)
 
 

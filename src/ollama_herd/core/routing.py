@@ -159,7 +159,7 @@ def _working(
         if out_s is not None and ask.nodes[place.replica.node_id].last_report_s <= out_s:
             gone = Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.UNREACHABLE)
             rejected = (*rejected, gone)
-        elif load.barred_until_s > ask.now_s:
+        elif load.is_resting(ask.now_s):
             failing.append(place)
         else:
             left.append(place)

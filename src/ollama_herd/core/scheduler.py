@@ -9,10 +9,9 @@ This is also where effects that load and unload models will come from: they need
 
 from collections.abc import Collection, Iterable, Sequence
 
-import msgspec
-
 from ollama_herd.core import learning
-from ollama_herd.core.decision import Eliminated, Rejected, RouteDecision
+from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
@@ -28,6 +27,7 @@ from ollama_herd.core.request import (
     RefusalKind,
     Usage,
 )
+from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
 from ollama_herd.core.routing import Ranking, explain, rank
 from ollama_herd.core.signals import Ask, Priced
 from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
@@ -48,33 +48,6 @@ STARVED_S = 30.0
 TICK_S = 0.9
 """A little less than the second between ticks, so that jitter skips none."""
 
-FAULTS = frozenset(
-    {
-        OutcomeKind.CLOSED_EARLY,
-        OutcomeKind.GARBAGE,
-        OutcomeKind.SILENT,
-        OutcomeKind.TRUNCATED,
-    }
-)
-"""Failures that are the replica's own, whatever was asked of it."""
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """The request may go to `decision.winner` now; its slot is taken."""
-
-    request_id: str
-    decision: RouteDecision
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """The request will not be placed."""
-
-    request_id: str
-    refusal: Refusal
-
-
-Effect = Grant | Refuse
-
 
 class Scheduler:
     """Each request resolves exactly once: granted (and later ended), refused, or cancelled."""
@@ -84,6 +57,7 @@ class Scheduler:
         self._load = Load(predictor)
         self._room = WaitingRoom()
         self._granted: dict[str, Pending] = {}
+        self._twins: set[str] = set()
         self._running_of: dict[str, int] = {}
         self._fleet = Fleet()
         self._ticked_s = float("-inf")
@@ -159,7 +133,7 @@ class Scheduler:
             return ()
         run = self._end(request_id, outcome, now_s)
         pending.excluded |= {run.replica.key}
-        if outcome in {OutcomeKind.ENGINE_ERROR, OutcomeKind.ENGINE_BUSY}:
+        if outcome in ERRORS:
             pending.blamed += (run.replica.key,)
         self._fleet = fleet
         request = pending.request
@@ -175,6 +149,34 @@ class Scheduler:
         self._room.add(pending)
         models = {request.model_key, *self._models_on(run.replica, fleet)}
         return self._pass(models, fleet, now_s)
+
+    def on_hedge(self, request_id: str, twin_id: str, fleet: Fleet, now_s: float) -> Grant | None:
+        """The request's engine is silent: a second try on another node that can start it now.
+
+        The twin is a request of its own: each of the two ends once, see `on_lost`.
+        """
+        pending, run = self._granted.get(request_id), self._load.running.get(request_id)
+        in_flight = len(self._load.running)
+        if pending is None or run is None or not may_hedge(len(self._twins), in_flight):
+            return None
+        twin = pending.twin(twin_id, run.replica.key)
+        ranking = rank(Ask(twin.request, fleet.nodes, self._load, now_s), fleet, twin.excluded)
+        elsewhere = [p for p in ranking.priced if p.starts_now and _is_sound(p, run, now_s)]
+        if not elsewhere:
+            return None
+        self._twins.add(twin_id)
+        return self._grant(twin, ranking._replace(priced=elsewhere))
+
+    def on_lost(
+        self, loser_id: str, outcome: OutcomeKind, keeper_id: str, fleet: Fleet, now_s: float
+    ) -> Sequence[Effect]:
+        """One of two tries of a request ended; the other goes on, and knows what failed."""
+        keeper, run = self._granted.get(keeper_id), self._load.running.get(loser_id)
+        if keeper is not None and run is not None:
+            keeper.excluded |= {run.replica.key}
+            if outcome in ERRORS:
+                keeper.blamed += (run.replica.key,)
+        return self.on_finished(loser_id, outcome, None, fleet, now_s)
 
     def on_cancel(self, request_id: str, fleet: Fleet, now_s: float) -> Sequence[Effect]:
         """The client left, whether its request waits or runs."""
@@ -302,6 +304,7 @@ class Scheduler:
         load = self._load
         run = load.running[request_id]
         answered = outcome is OutcomeKind.COMPLETED
+        self._twins.discard(request_id)
         load.end(run, now_s, answered=answered)
         replica = run.replica
         if replica.mirror.slots:
@@ -478,6 +481,12 @@ class Scheduler:
 def _is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:
     """Whether an engine that refused a connection may be back with the node's next report."""
     return any(r.reason is Eliminated.UNREACHABLE for r in rejected)
+
+
+def _is_sound(priced: Priced, silent: Running, now_s: float) -> bool:
+    """Whether a second try there makes sense: another machine, and not one that keeps failing."""
+    place = priced.place
+    return place.node is not silent.node and place.load.barred_until_s <= now_s
 
 
 def _service_s(priced: Sequence[Priced]) -> float:

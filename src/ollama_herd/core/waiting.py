@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from math import log
 
+import msgspec
+
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import InferenceRequest, Priority
 
@@ -39,6 +41,13 @@ class Pending:
         self.blamed: tuple[SlotKey, ...] = ()  # answered with errors so far
         self.likely: SlotKey | None = None  # where it would go as things stand
         self.stranded_s: float | None = None  # since when no node can take it
+
+    def twin(self, twin_id: str, silent: SlotKey) -> "Pending":
+        """The same request under another id, for a replica other than the silent one."""
+        other = Pending(msgspec.structs.replace(self.request, request_id=twin_id), self.estimate_s)
+        other.excluded = self.excluded | {silent}
+        other.blamed = self.blamed
+        return other
 
     def lane(self) -> LaneKey:
         """Requests alike: same priority, client and load options, sizes within 20 %.

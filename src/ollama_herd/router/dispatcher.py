@@ -12,6 +12,9 @@ from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
+from ollama_herd.core.silence import Expectation
+
+_NOTHING_EXPECTED = Expectation(0.0)
 
 
 class Refused(Exception):  # noqa: N818 - an answer to a client, not a defect
@@ -51,6 +54,21 @@ class Dispatcher:
         """Give back the slot of a failed attempt and wait for one on another replica."""
         effects = self._scheduler.on_retry(request_id, outcome, self._fleet, monotonic_s())
         return await self._granted(request_id, effects)
+
+    def hedge(self, request_id: str, twin_id: str) -> RouteDecision | None:
+        """A second slot for a silent request, on another node, if one is free now."""
+        grant = self._scheduler.on_hedge(request_id, twin_id, self._fleet, monotonic_s())
+        return None if grant is None else grant.decision
+
+    def lost(self, loser_id: str, outcome: OutcomeKind, keeper_id: str) -> None:
+        """One of two tries of a request ended, the other goes on."""
+        now_s = monotonic_s()
+        self._settle(self._scheduler.on_lost(loser_id, outcome, keeper_id, self._fleet, now_s))
+
+    def expectation(self, request_id: str) -> Expectation:
+        """What was predicted of a running request."""
+        run = self._scheduler.load.running.get(request_id)
+        return _NOTHING_EXPECTED if run is None else run.expectation()
 
     def first_byte(self, request_id: str) -> None:
         self._scheduler.on_first_byte(request_id, monotonic_s())

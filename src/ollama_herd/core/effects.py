@@ -1,0 +1,23 @@
+"""What the scheduler decides about a request; the dispatcher carries it out."""
+
+import msgspec
+
+from ollama_herd.core.decision import RouteDecision
+from ollama_herd.core.request import Refusal
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """The request may go to `decision.winner` now; its slot is taken."""
+
+    request_id: str
+    decision: RouteDecision
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """The request will not be placed."""
+
+    request_id: str
+    refusal: Refusal
+
+
+Effect = Grant | Refuse
