@@ -48,7 +48,7 @@ reports = st.builds(
 deltas = reports.map(lambda r: msgspec.structs.replace(r, engines=None))
 events = st.one_of(
     st.builds(NodeReported, reports | deltas, st.just("10.0.0.1")),
-    st.builds(TimePassed, st.just(2.0)),
+    st.builds(TimePassed, st.just(2.0), st.sampled_from([0.0, 3.0, 40.0])),
     st.builds(NodeDrained, st.sampled_from(NODES), st.booleans()),
     st.builds(NodeForgotten, st.sampled_from(NODES)),
     st.builds(
@@ -235,3 +235,23 @@ def test_engines_on_loopback_are_reached_through_the_relay():
     open_engine = msgspec.structs.replace(node.engines[0], reach=Reach.LAN)
     direct = engine_replicas(node, open_engine)[0].endpoint
     assert (direct.port, direct.tunnel, direct.key) == (11434, "", "")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 60), st.booleans()), max_size=20),
+)
+def test_time_the_router_missed_brings_no_node_nearer_to_offline(steps):
+    """The same life with and without pauses in which the router hears nothing."""
+    told = [report("a", [engine(MODELS)], seq=seq) for seq in range(1, len(steps) + 2)]
+    calm = stalled = fleet_of(told[:1])
+    now_s = missed_s = 0
+    for number, (pause_s, stall_s, is_heard) in enumerate(steps, 1):
+        now_s += pause_s
+        missed_s += stall_s
+        calm = apply(calm, TimePassed(2.0), now_s)
+        stalled = apply(stalled, TimePassed(2.0, missed_s), now_s + missed_s)
+        if is_heard:
+            calm = apply(calm, NodeReported(told[number], ""), now_s)
+            stalled = apply(stalled, NodeReported(told[number], ""), now_s + missed_s)
+        assert stalled.nodes["a"].status is calm.nodes["a"].status
+        assert stalled.replicas.keys() == calm.replicas.keys()

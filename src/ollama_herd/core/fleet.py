@@ -60,9 +60,14 @@ class NodeReported(msgspec.Struct, frozen=True):
 
 
 class TimePassed(msgspec.Struct, frozen=True):
-    """A tick: overdue nodes become late, then offline."""
+    """A tick: overdue nodes become late, then offline.
+
+    `missed_s` is how long, since its start, the router was too busy (or asleep) to hear anything:
+    no node can be blamed for that time.
+    """
 
     interval_s: float
+    missed_s: float = 0.0
 
 
 class NodeDrained(msgspec.Struct, frozen=True):
@@ -106,7 +111,8 @@ class Fleet(msgspec.Struct, frozen=True):
 
     `unusable` holds the replicas of known nodes that cannot be used now (offline, draining,
     engine not answering), so that a refusal can say why. `revision` grows with each change.
-    `listed` has the same replicas by node; it is there for the next `apply`.
+    `listed` has the same replicas by node; it is there for the next `apply`. `missed_s` is as of
+    the last tick.
     """
 
     nodes: Mapping[str, Node] = MappingProxyType({})
@@ -114,6 +120,7 @@ class Fleet(msgspec.Struct, frozen=True):
     unusable: Mapping[str, tuple[Replica, ...]] = MappingProxyType({})
     revision: int = 0
     listed: Mapping[str, tuple[Listed, ...]] = MappingProxyType({})
+    missed_s: float = 0.0
 
 
 def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
@@ -122,7 +129,7 @@ def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
         case NodeReported():
             return _reported(fleet, event, now_s)
         case TimePassed():
-            return _aged(fleet, event.interval_s, now_s)
+            return _aged(fleet, event, now_s)
         case NodeDrained():
             return _drained(fleet, event)
         case EngineRelisted():
@@ -155,6 +162,7 @@ def restored(nodes: Iterable[Node], now_s: float) -> Fleet:
             status=NodeStatus.OFFLINE if node.status is NodeStatus.OFFLINE else NodeStatus.RESTORED,
             first_seen_s=now_s,
             last_report_s=now_s,
+            missed_s=0.0,
         )
         for node in nodes
     }
@@ -176,6 +184,7 @@ def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
         seq=report.seq,
         first_seen_s=known.first_seen_s if known else now_s,
         last_report_s=now_s,
+        missed_s=fleet.missed_s,
         agent_version=report.agent_version or (known.agent_version if known else ""),
         relay_port=report.relay_port or (known.relay_port if known else 0),
         relay_key=report.relay_key or (known.relay_key if known else ""),
@@ -210,15 +219,22 @@ def _serves_the_same(before: Node, after: Node) -> bool:
     )
 
 
-def _aged(fleet: Fleet, interval_s: float, now_s: float) -> Fleet:
+def _aged(fleet: Fleet, event: TimePassed, now_s: float) -> Fleet:
+    missed_s = max(fleet.missed_s, event.missed_s)
     changed = {}
     for node in fleet.nodes.values():
-        status = _status_at(node, now_s - node.last_report_s, interval_s)
+        silent_s = now_s - node.last_report_s - (missed_s - node.missed_s)
+        status = _status_at(node, silent_s, event.interval_s)
         if status is not node.status:
             changed[node.node_id] = msgspec.structs.replace(node, status=status)
+    heard = fleet
+    if missed_s != fleet.missed_s:
+        heard = msgspec.structs.replace(fleet, missed_s=missed_s, revision=fleet.revision + 1)
     if not changed:
-        return fleet
-    return _with_nodes(fleet, {**fleet.nodes, **changed}, changed)
+        return heard
+    return msgspec.structs.replace(
+        _with_nodes(fleet, {**fleet.nodes, **changed}, changed), missed_s=missed_s
+    )
 
 
 def _status_at(node: Node, silent_s: float, interval_s: float) -> NodeStatus:
@@ -277,6 +293,7 @@ def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str
         unusable=_reindexed(fleet.unusable, touched[False], fresh, gone, is_usable=False),
         revision=fleet.revision + 1,
         listed=MappingProxyType(listed),
+        missed_s=fleet.missed_s,
     )
 
 

@@ -201,6 +201,7 @@ class Node(msgspec.Struct, frozen=True):
     seq: int
     first_seen_s: float
     last_report_s: float
+    missed_s: float = 0.0  # `Fleet.missed_s` at that report
     agent_version: str = ""
     relay_port: int = 0
     relay_key: str = ""

@@ -111,10 +111,12 @@ class Herd:
 
     async def pass_time(self) -> None:
         """Tick for ever."""
+        due = monotonic_s() + TICK_S
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(due - monotonic_s())
             now = monotonic_s()
-            self.registry.tick()
+            self.registry.tick(late_s=now - due)
+            due = now + TICK_S
             self.dispatcher.tick()
             self.upstream.expire(now)
             if self._door is not None:

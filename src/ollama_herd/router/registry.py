@@ -37,6 +37,9 @@ from ollama_herd.core.relisting import Relisting, agrees, corrected, relisted
 
 _log = structlog.get_logger(__name__)
 
+MISSED_S = 0.2
+"""A tick that comes later than this says that heartbeats were not heard; less is jitter."""
+
 Listener = Callable[[Fleet], None]
 
 
@@ -52,6 +55,7 @@ class Registry:
         self._bind = bind
         self._listeners: list[Listener] = []
         self._relistings: dict[tuple[str, str], Relisting] = {}
+        self._missed_s = 0.0
         self.fleet = Fleet()
         self.refused_reports = 0
 
@@ -99,9 +103,15 @@ class Registry:
         self._relistings[key] = held
         self._apply(EngineRelisted(node_id, engine_id, held.models))
 
-    def tick(self) -> None:
-        """Let time pass: silent nodes become late, then offline."""
-        self._apply(TimePassed(self._heartbeat_s))
+    def tick(self, late_s: float = 0.0) -> None:
+        """Let time pass: silent nodes become late, then offline.
+
+        `late_s` is how late this tick came: the loop was busy or the machine asleep, and what the
+        nodes said meanwhile has not been read yet.
+        """
+        if late_s >= MISSED_S:
+            self._missed_s += late_s
+        self._apply(TimePassed(self._heartbeat_s, self._missed_s))
 
     def drain(self, node_id: str, *, draining: bool) -> None:
         self._apply(NodeDrained(node_id, draining))
