@@ -15,6 +15,7 @@ _PROGRAMS = re.compile(r"(\S*/)?(make|herd|herd-node|python3?)")
 def pages() -> list[Path]:
     """Every page for people; templates are read as the pages they become."""
     found = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("*.md")]
+    found += [path for folder in ("bench", "tools", "web") for path in ROOT.glob(f"{folder}/*.md")]
     return sorted(path for path in found if not path.name.endswith(".in.md"))
 
 
