@@ -51,7 +51,9 @@ class Herd:
         self.registry = Registry(settings.heartbeat_s, memory.bind)
         self._predictor = Predictor()
         memory.teach(self._predictor)
-        queue = QueueSettings(limit=settings.queue_limit, timeout_s=settings.queue_timeout_s)
+        queue = QueueSettings(
+            limit=settings.queue_limit, timeout_s=settings.queue_timeout_s, probe_slots=True
+        )
         self.dispatcher = Dispatcher(Scheduler(queue, self._predictor))
         self.upstream = Upstream(settings.connect_timeout_s)
         self.registry.on_change(self.dispatcher.fleet_changed)
@@ -72,6 +74,7 @@ class Herd:
             dispatcher=self.dispatcher,
             gate=gate,
             limits=settings,
+            changes_allowed=settings.allow_destructive,
         )
         self._runner = web.AppRunner(
             app,
