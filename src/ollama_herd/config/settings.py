@@ -156,6 +156,10 @@ class RouterSettings(Settings):
     )
     queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
     max_attempts: Count = Field(default=3, description="nodes tried for one request")
+    allow_destructive: bool = Field(
+        default=True,
+        description="let clients pull, push, create, copy, delete and upload; else they get 403",
+    )
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=3, description="seconds running requests get to end after the first signal"
     )

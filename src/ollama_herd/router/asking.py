@@ -51,6 +51,7 @@ async def ask(
     *,
     headers: Headers = PLAIN_HEADERS,
     timeout_s: float = ASK_TIMEOUT_S,
+    limit_bytes: int = MAX_ANSWER_BYTES,
 ) -> EngineAnswer:
     """Send a request and read its whole answer. Raises UpstreamFailed."""
     head = engine_head(path, headers, address, len(body), method=method)
@@ -60,7 +61,7 @@ async def ask(
             try:
                 await connection.send(head, body)
                 has_body = method != b"HEAD" and connection.status not in (204, 304)
-                answer = await connection.read_all(MAX_ANSWER_BYTES) if has_body else b""
+                answer = await connection.read_all(limit_bytes) if has_body else b""
             finally:
                 connection.close()
     except TimeoutError:

@@ -23,6 +23,8 @@ from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate
+from ollama_herd.router.models.answers import ModelParts
+from ollama_herd.router.models.routes import add_model_routes
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts
@@ -39,7 +41,13 @@ _report_decoder = msgspec.json.Decoder(NodeReport)
 
 
 def control_app(
-    *, parts: Parts, registry: Registry, dispatcher: Dispatcher, gate: Gate, limits: Limits
+    *,
+    parts: Parts,
+    registry: Registry,
+    dispatcher: Dispatcher,
+    gate: Gate,
+    limits: Limits,
+    changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
     app = web.Application(middlewares=[_front(gate), _plain_errors])
@@ -59,6 +67,16 @@ def control_app(
     add("POST", "/fleet/heartbeat", answers.heartbeat)
     for path, endpoint in INFERENCE.items():
         add("POST", path.decode(), slow_inference(parts, endpoint, limits))
+    add_model_routes(
+        app,
+        ModelParts(
+            upstream=parts.upstream,
+            registry=registry,
+            gate=gate,
+            limits=limits,
+            changes_allowed=changes_allowed,
+        ),
+    )
     return app
 
 

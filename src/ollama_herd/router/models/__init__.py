@@ -1,0 +1,1 @@
+"""Managing the models of the fleet: show, pull, push, create, copy, delete, blobs, accounts."""
