@@ -4,7 +4,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,21 +147,22 @@ def test_wrong_method(intact: Small) -> None:
     assert intact.herd.call("GET", "/fleet/heartbeat").status == 405
 
 
-def test_a_plain_report_is_accepted_and_asks_for_the_rest(tmp_path: Path) -> None:
-    with Herd(tmp_path).ready() as herd:
-        delta = {"node_id": "new", "boot": 1, "seq": 1}
-        assert report(herd, delta).json()["resend"] is True
-        assert report(herd, full(node_id="new")).status == 200
-        assert report(herd, full(node_id="new")).json()["accepted"] is False
-        later = {"node_id": "new", "boot": 1, "seq": 2}
-        assert report(herd, later).status == 200
-        assert herd.status()["nodes_total"] == 1
+def test_a_plain_report_is_accepted_and_asks_for_the_rest(intact: Small) -> None:
+    herd = intact.herd
+    before = herd.status()["nodes_total"]
+    delta = {"node_id": "new", "boot": 1, "seq": 1}
+    assert report(herd, delta).json()["resend"] is True
+    assert report(herd, full(node_id="new")).status == 200
+    assert report(herd, full(node_id="new")).json()["accepted"] is False
+    later = {"node_id": "new", "boot": 1, "seq": 2}
+    assert report(herd, later).status == 200
+    assert herd.status()["nodes_total"] == before + 1
 
 
-def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
-    with Herd(tmp_path).ready() as herd:
-        models = [{"name": "ghost"}]
-        assert report(herd, full(engines=[engine(models=models)])).status == 200
-        answer = herd.call("POST", "/api/generate", {"model": "ghost", "prompt": "x"})
-        assert answer.status in (502, 503)
-        assert "absurd" in answer.json()["error"]
+def test_an_engine_that_is_not_there(intact: Small) -> None:
+    models = [{"name": "ghost"}]
+    body = full(name="haunted", engines=[engine(models=models)])
+    assert report(intact.herd, body).status == 200
+    answer = intact.herd.call("POST", "/api/generate", {"model": "ghost", "prompt": "x"})
+    assert answer.status in (502, 503)
+    assert "haunted" in answer.json()["error"]

@@ -22,15 +22,27 @@ SHUTDOWN_S = 5.0 + 1.0
 
 
 @pytest.fixture
-def engine() -> Iterator[FakeOllama]:
-    models = [model("qwen3:0.6b"), model("llama3.2")]
+def engine(request: pytest.FixtureRequest) -> Iterator[FakeOllama]:
+    """An engine with `llama3.2` and a model named after the test."""
+    models = [model(own_model(request)), model("llama3.2")]
     with FakeOllama(models, Settings(is_frozen=True)).in_thread() as fake:
         yield fake
 
 
 @pytest.fixture
-def herd(tmp_path: Path) -> Iterator[Herd]:
-    with Herd(tmp_path, env=FAST).ready() as running:
+def own_name(request: pytest.FixtureRequest) -> str:
+    """A model that no other test's node has."""
+    return own_model(request)
+
+
+def own_model(request: pytest.FixtureRequest) -> str:
+    return request.node.name.removeprefix("test_").replace("_", "-")[:60]
+
+
+@pytest.fixture(scope="module")
+def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
+    """For tests that leave the router alone; each has nodes of its own names."""
+    with Herd(tmp_path_factory.mktemp("lifecycle"), env=FAST).ready() as running:
         yield running
 
 
@@ -44,35 +56,34 @@ def chat(herd: Herd, name: str = "llama3.2", **fields: object) -> Response:
 
 
 def test_killed_node_goes_late_then_offline_and_comes_back(
-    tmp_path: Path, herd: Herd, engine: FakeOllama
+    tmp_path: Path, herd: Herd, engine: FakeOllama, own_name: str
 ) -> None:
-    with start_node(tmp_path, herd.port, engine) as node:
-        herd.wait_models("llama3.2:latest")
-        known = herd.node("n1")
+    with start_node(tmp_path, herd.port, engine, "killed") as node:
+        herd.wait_models(f"{own_name}:latest")
+        known = herd.node("killed")
         node.kill()
-        herd.wait_node("n1", "late")
-        herd.wait_node("n1", "offline")
-        refused = chat(herd)
+        herd.wait_node("killed", "late")
+        herd.wait_node("killed", "offline")
+        refused = chat(herd, own_name)
         assert refused.status == 503
-        assert "n1" in refused.json()["error"]
+        assert "killed" in refused.json()["error"]
         assert chat(herd, "nope").status == 404
-    with start_node(tmp_path, herd.port, engine):
-        herd.wait_node("n1", "online", 20)
-        assert chat(herd).status == 200
-        back = herd.node("n1")
+    with start_node(tmp_path, herd.port, engine, "killed"):
+        herd.wait_node("killed", "online", 20)
+        assert chat(herd, own_name).status == 200
+        back = herd.node("killed")
         assert known is not None
         assert back is not None
         assert back["node_id"] == known["node_id"]
-        assert herd.status()["nodes_total"] == 1
 
 
-def test_node_says_goodbye(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
-    with start_node(tmp_path, herd.port, engine) as node:
-        herd.wait_models("llama3.2:latest")
+def test_node_says_goodbye(tmp_path: Path, herd: Herd, engine: FakeOllama, own_name: str) -> None:
+    with start_node(tmp_path, herd.port, engine, "polite") as node:
+        herd.wait_models(f"{own_name}:latest")
         status, took_s = node.terminate()
         assert status == 0
         assert took_s < SHUTDOWN_S
-        herd.wait_node("n1", "offline", 2)
+        herd.wait_node("polite", "offline", 2)
 
 
 def test_node_shuts_down_while_it_waits_for_a_router(tmp_path: Path, engine: FakeOllama) -> None:
@@ -84,24 +95,24 @@ def test_node_shuts_down_while_it_waits_for_a_router(tmp_path: Path, engine: Fak
 
 
 def test_new_models_and_dead_engines_are_noticed(
-    tmp_path: Path, herd: Herd, engine: FakeOllama
+    tmp_path: Path, herd: Herd, engine: FakeOllama, own_name: str
 ) -> None:
-    with start_node(tmp_path, herd.port, engine):
-        herd.wait_models("llama3.2:latest")
+    engine.refuse()  # at first the node waits for its engine
+    with start_node(tmp_path, herd.port, engine, "changing"):
+        herd.wait_node("changing", "online", 20)
+        assert chat(herd, own_name).status in (404, 503)
+        engine.listen()
+        herd.wait_models(f"{own_name}:latest", timeout_s=40)
         extra = model("gemma3:1b")
         engine.models[extra.key] = extra
         herd.wait_models("gemma3:1b", timeout_s=40)
         assert chat(herd, "gemma3:1b").status == 200
         engine.refuse()
-        herd.wait_status(
-            lambda s: all(e["error"] for n in s["nodes"] for e in n["engines"]),
-            "the dead engine to be noticed",
-            30,
-        )
-        assert chat(herd).status == 503
+        herd.wait_status(partial(_has_engine_error, "changing"), "the dead engine", 30)
+        assert chat(herd, own_name).status == 503
         engine.listen()
-        herd.wait_models("llama3.2:latest", timeout_s=40)
-        assert chat(herd).status == 200
+        herd.wait_models(f"{own_name}:latest", timeout_s=40)
+        assert chat(herd, own_name).status == 200
 
 
 SPOILED = {
@@ -139,15 +150,6 @@ def _has_engine_error(name: str, status: dict[str, Any]) -> bool:
     return any(engine["error"] for node in found for engine in node["engines"])
 
 
-def test_node_waits_for_its_engine(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
-    engine.refuse()
-    with start_node(tmp_path, herd.port, engine):
-        herd.wait_status(lambda s: s["nodes_total"] == 1, "the node without an engine", 20)
-        assert chat(herd).status in (404, 503)
-        engine.listen()
-        herd.wait_models("llama3.2:latest", timeout_s=40)
-
-
 def test_restarted_router_answers_at_once(tmp_path: Path, engine: FakeOllama) -> None:
     with Herd(tmp_path, env=FAST).ready() as first, start_node(tmp_path, first.port, engine):
         first.wait_models("llama3.2:latest")
@@ -165,50 +167,37 @@ def test_restarted_router_answers_at_once(tmp_path: Path, engine: FakeOllama) ->
 
 
 def test_killed_router_remembers_its_fleet(tmp_path: Path, engine: FakeOllama) -> None:
-    quiet = {"HERD_HEARTBEAT_S": "60"}
-    with Herd(tmp_path, env=quiet).ready() as first:
+    with Herd(tmp_path, env=FAST).ready() as first:
         port = first.port
         with start_node(tmp_path, port, engine) as node:
             first.wait_models("llama3.2:latest")
             wait_until(lambda: _is_stored(first, node), 10, "the fleet to be on disk")
             first.kill()
             node.kill()
-    with Herd(tmp_path, port=port, env=quiet).ready() as second:
+    with Herd(tmp_path, port=port, env={"HERD_HEARTBEAT_S": "1"}).ready() as second:
         known = second.node("n1")
         assert known is not None
         assert known["status"] == "restored"
-        assert chat(second).status == 200
+        assert chat(second).status == 200  # its engine still runs
+        second.wait_node("n1", "offline", 20)  # but nobody speaks for it
 
 
-def test_restored_node_that_is_gone_goes_offline(tmp_path: Path, engine: FakeOllama) -> None:
-    with Herd(tmp_path, env=FAST).ready() as first:
-        port = first.port
-        with start_node(tmp_path, port, engine) as node:
-            first.wait_models("llama3.2:latest")
-            wait_until(lambda: _is_stored(first, node), 10, "the fleet to be on disk")
-            node.kill()
-            first.terminate()
-    with Herd(tmp_path, port=port, env=FAST).ready() as second:
-        second.wait_node("n1", "offline", 15)
-
-
-def test_another_node_key_is_refused(tmp_path: Path, herd: Herd, engine: FakeOllama) -> None:
-    with start_node(tmp_path, herd.port, engine):
-        herd.wait_models("llama3.2:latest")
-        node = herd.node("n1")
+def test_another_node_key_is_refused(
+    tmp_path: Path, herd: Herd, engine: FakeOllama, own_name: str
+) -> None:
+    with start_node(tmp_path, herd.port, engine, "bound"):
+        herd.wait_models(f"{own_name}:latest")
+        node = herd.node("bound")
         assert node is not None
         report = {"node_id": node["node_id"], "boot": 9_999_999_999_999, "seq": 1, "leaving": True}
         headers = {"Authorization": "Bearer somebody-else"}
         answer = herd.call("POST", "/fleet/heartbeat", report, headers)
         assert answer.status == 403
         assert "another key" in answer.json()["error"]
-        assert chat(herd).status == 200
+        assert chat(herd, own_name).status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_router_drains_running_streams(
-    tmp_path: Path, engine: FakeOllama, number: signal.Signals
-) -> None:
+def test_router_drains_running_streams(tmp_path: Path, engine: FakeOllama) -> None:
     engine.settings.token_ms = 20
     with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
         herd.wait_models("llama3.2:latest")
@@ -217,7 +206,7 @@ def test_router_drains_running_streams(
             client.ask("POST", "/api/generate", ask)
             engine.wait_for(lambda c: c.tokens > 3)
             begun_s = clock.monotonic_s()
-            herd.signal(number)
+            herd.signal(signal.SIGTERM)
             answer = client.read()
             assert answer.is_whole
             assert answer.lines()[-1]["done"] is True
@@ -234,23 +223,13 @@ def test_router_cuts_streams_that_do_not_end(tmp_path: Path, engine: FakeOllama)
             ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
             client.ask("POST", "/api/generate", ask)
             engine.wait_for(lambda c: c.tokens > 3)
-            status, took_s = herd.terminate()
-            assert status == 0
-            assert took_s < SHUTDOWN_S
+            begun_s = clock.monotonic_s()
+            herd.signal(signal.SIGINT)
+            wait_until(lambda: _refuses(herd.port), 3, "the door to close to new requests")
+            assert herd.popen.wait(10) == 0
+            assert clock.monotonic_s() - begun_s < SHUTDOWN_S
             assert not client.read().is_whole
         engine.wait_for(lambda c: c.in_flight == 0)
-
-
-def test_new_requests_are_refused_while_draining(tmp_path: Path, engine: FakeOllama) -> None:
-    engine.settings.token_ms = 20
-    with Herd(tmp_path, env=FAST).ready() as herd, start_node(tmp_path, herd.port, engine):
-        herd.wait_models("llama3.2:latest")
-        with Client(herd.port) as client:
-            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
-            client.ask("POST", "/api/generate", ask)
-            engine.wait_for(lambda c: c.tokens > 3)
-            herd.signal(signal.SIGTERM)
-            wait_until(lambda: _refuses(herd.port), 3, "the door to close")
 
 
 def test_second_signal_ends_at_once(tmp_path: Path, engine: FakeOllama) -> None:
