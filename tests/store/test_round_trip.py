@@ -1,5 +1,7 @@
 """What is put is what comes back, whatever the texts in it; and never more than may be kept."""
 
+from array import array
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -88,10 +90,14 @@ def assert_record(trace: Trace, kept: StoredTrace) -> None:
         assert candidate.node_id == offered.replica.node_id
         assert candidate.model == offered.replica.model.name
         for name in Cost.__struct_fields__:
-            assert getattr(candidate.cost, name) == int(getattr(offered.cost, name))
+            assert getattr(candidate.cost, name) == as_float32(getattr(offered.cost, name))
     for left_out, rejected in zip(trace.decision.eliminated, kept.decision.eliminated, strict=True):
         assert rejected.reason == left_out.reason.value
         assert rejected.detail == left_out.detail
+
+
+def as_float32(term: float) -> float:
+    return array("f", [term])[0]
 
 
 def test_what_is_known_beside_a_trace(store: TraceStore) -> None:
@@ -136,13 +142,14 @@ def test_impossible_numbers_cost_no_trace(store: TraceStore) -> None:
     odd = samples.trace(usage=usage, total_ms=float("nan"), queue_ms=float("inf"))
     lost_cost = samples.trace(
         decision=samples.RouteDecision(
-            "m", (samples.candidate("m", cost=Cost(float("inf"), float("nan"))),)
+            "m", (samples.candidate("m", cost=Cost(float("inf"), 1e300)),)
         )
     )
     found = stored(store, samples.trace(), odd, lost_cost)
     assert found[1].prompt_tokens == 2**63 - 1
     assert found[1].total_ms == -1.0
     assert found[2].decision is not None
+    assert found[2].decision.candidates[0].cost.total_ms > 1e29
     assert store.health().last_error == ""
 
 

@@ -1,10 +1,11 @@
 """Questions about traces. Everything blocks: call it in a worker thread. Raises StoreError."""
 
 import enum
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, or_, select, tuple_
 
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import (
@@ -16,13 +17,22 @@ from ollama_herd.store.labels import (
     tags_of,
     texts_of,
 )
+from ollama_herd.store.record import read_record
 from ollama_herd.store.schema import traces
-from ollama_herd.store.stored import StoredTrace, position_of, trace_of
+from ollama_herd.store.stored import StoredTrace, position_of
 
 LARGEST_PAGE = 1000
 """Traces a call at most."""
 
-_LABEL_COLUMNS = tuple(name for name in traces.columns.keys() if name.endswith("_label"))  # noqa: SIM118 - a column collection iterates columns
+_LABEL_COLUMNS = (
+    "client_label",
+    "key_label",
+    "path_label",
+    "model_label",
+    "node_label",
+    "error_label",
+    "tags_label",
+)
 
 
 class StatusClass(enum.StrEnum):
@@ -94,6 +104,16 @@ def _add_conditions(
         conditions.append(traces.c.started_at >= wanted.from_s)
     if wanted.until_s is not None:
         conditions.append(traces.c.started_at < wanted.until_s)
+    if not _add_texts(connection, wanted, conditions):
+        return False
+    if wanted.status is not None:
+        conditions.append(_status_is(wanted.status))
+    return True
+
+
+def _add_texts(
+    connection: Connection, wanted: TraceFilter, conditions: list[ColumnElement[bool]]
+) -> bool:
     for column, text in (
         (traces.c.model_label, wanted.model),
         (traces.c.node_label, wanted.node_id),
@@ -105,14 +125,16 @@ def _add_conditions(
             if number is None:
                 return False
             conditions.append(column == number)
-    if wanted.status is not None:
-        conditions.append(_status_is(wanted.status))
     if wanted.tag:
         tag = stored_text(wanted.tag)
         found = numbers_where(connection, TAGS_SPACE, tag, lambda text: tag in tags_of(text))
+        if not found:
+            return False
         conditions.append(traces.c.tags_label.in_(found))
     if wanted.error:
         found = numbers_where(connection, TEXT_SPACE, wanted.error)
+        if not found:
+            return False
         conditions.append(traces.c.error_label.in_(found))
     return True
 
@@ -132,6 +154,39 @@ def _status_is(wanted: StatusClass) -> ColumnElement[bool]:
             return and_(or_(status >= 400, traces.c.error_label != 0), status != 499)
 
 
-def _spelt_out(connection: Connection, rows: Any) -> list[StoredTrace]:
+def _spelt_out(connection: Connection, rows: Sequence[RowMapping]) -> list[StoredTrace]:
     texts = texts_of(connection, {row[name] for row in rows for name in _LABEL_COLUMNS})
-    return [trace_of(row, texts) for row in rows]
+    return [_trace_of(dict(row), texts) for row in rows]
+
+
+def _trace_of(row: dict[str, Any], texts: Mapping[int, str]) -> StoredTrace:
+    client, key_name, path, model, node_id, error, tags = (
+        texts.get(row.pop(name), "") for name in _LABEL_COLUMNS
+    )
+    record = read_record(row.pop("record"))
+    return StoredTrace(
+        started_s=row.pop("started_at"),
+        client=client,
+        key_name=key_name,
+        path=path,
+        model=model,
+        node_id=node_id,
+        error=error,
+        tags=tags_of(tags),
+        dialect=record.dialect,
+        kind=record.kind,
+        model_asked=record.model_asked,
+        model_served=model if record.was_served else "",
+        stream=record.stream,
+        prompt_tokens_estimate=record.prompt_tokens_estimate,
+        max_tokens=record.max_tokens,
+        load_options=record.load_options,
+        priority=record.priority,
+        fallback_models=record.fallback_models,
+        is_load_only=record.is_load_only,
+        done_reason=record.done_reason,
+        decision=record.decided(),
+        attempts=record.tried(),
+        refusal=record.refused(),
+        **row,  # what is called the same
+    )

@@ -1,37 +1,23 @@
-"""What the database knows of a request: the values that queries answer with. Pure.
-
-A record is JSON arrays by position, which is a third of the size of objects; new fields are only
-ever appended (a test holds the order), so that rows of older versions stay readable.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+"""What the database knows of a request: the values that queries answer with. Pure."""
 
 import msgspec
 
-from ollama_herd.core.request import Attempt, OutcomeKind
+from ollama_herd.core.request import Attempt
 from ollama_herd.core.routing import Cost
-from ollama_herd.store.labels import tags_of
 
 
-class StoredCandidate(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of a candidate; `terms` are those of `Cost` in its order, in whole ms."""
+class StoredCandidate(msgspec.Struct, frozen=True):
+    """What is kept of a candidate; its cost has seven digits. Terms a version lacks are 0."""
 
     node_id: str
     engine_id: str
     model: str
     is_loaded: bool
     starts_now: bool
-    terms: tuple[int, ...]
-
-    @property
-    def cost(self) -> Cost:
-        """Terms that this version does not know are left out of it, but not of `total_ms`."""
-        known = len(Cost.__struct_fields__)
-        return Cost(*map(float, self.terms[:known]))
+    cost: Cost
 
 
-class StoredRejected(msgspec.Struct, frozen=True, array_like=True):
+class StoredRejected(msgspec.Struct, frozen=True):
     """`core.routing.Rejected` with its reason as text, so that a retired reason stays readable."""
 
     node_id: str
@@ -40,7 +26,7 @@ class StoredRejected(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
-class StoredDecision(msgspec.Struct, frozen=True, array_like=True):
+class StoredDecision(msgspec.Struct, frozen=True):
     """Why a request went where it went: candidates by rising cost, and who was left out.
 
     The counts are those of the whole decision, of which the first few of each are kept.
@@ -53,64 +39,12 @@ class StoredDecision(msgspec.Struct, frozen=True, array_like=True):
     eliminated_count: int
 
 
-class StoredRefusal(msgspec.Struct, frozen=True, array_like=True):
+class StoredRefusal(msgspec.Struct, frozen=True):
     """`core.request.Refusal` with its kind as text."""
 
     kind: str
     message: str
     retry_after_s: int
-
-
-class _StoredAttempt(msgspec.Struct, frozen=True, array_like=True):
-    node_id: str
-    engine_id: str
-    model: str
-    outcome: OutcomeKind
-    status: int
-    started_ms: float
-    first_byte_ms: float
-    ended_ms: float
-    detail: str
-
-
-class _Record(msgspec.Struct, frozen=True, array_like=True):
-    """The JSON column: all that nobody filters on."""
-
-    dialect: str
-    kind: str
-    model_asked: str
-    was_served: bool
-    stream: bool
-    prompt_tokens_estimate: int
-    max_tokens: int | None
-    load_options: tuple[tuple[str, int | bool], ...]
-    priority: int
-    fallback_models: tuple[str, ...]
-    is_load_only: bool
-    done_reason: str
-    decision: StoredDecision | None
-    attempts: tuple[_StoredAttempt, ...]
-    refusal: StoredRefusal | None
-
-
-_UNREADABLE = _Record(
-    dialect="",
-    kind="",
-    model_asked="",
-    was_served=False,
-    stream=False,
-    prompt_tokens_estimate=0,
-    max_tokens=None,
-    load_options=(),
-    priority=0,
-    fallback_models=(),
-    is_load_only=False,
-    done_reason="",
-    decision=None,
-    attempts=(),
-    refusal=None,
-)
-"""Instead of a record that a program of another version wrote: the columns still stand."""
 
 
 class StoredTrace(msgspec.Struct, frozen=True):
@@ -174,57 +108,3 @@ def position_of(cursor: str) -> tuple[float, int]:
     except ValueError:
         pass
     raise ValueError(f"{cursor!r} is no cursor: use the one that came with the last page.")
-
-
-_PLAIN = (
-    "id",
-    "request_id",
-    "status",
-    "reason",
-    "queue_ms",
-    "ttft_ms",
-    "total_ms",
-    "prefill_ms",
-    "decode_ms",
-    "load_ms",
-    "predicted_ttft_ms",
-    "predicted_total_ms",
-    "prompt_tokens",
-    "output_tokens",
-    "attempt_count",
-)
-
-_AS_RECORDED = tuple(
-    name for name in _Record.__struct_fields__ if name not in {"was_served", "attempts"}
-)
-
-
-def trace_of(row: Mapping[str, Any], texts: Mapping[int, str]) -> StoredTrace:
-    """The trace of a row of `schema.traces`, its labels spelt out."""
-
-    def text(column: str) -> str:
-        return texts.get(row[column], "")
-
-    record = _record(row["record"])
-    model = text("model_label")
-    return StoredTrace(
-        started_s=row["started_at"],
-        client=text("client_label"),
-        key_name=text("key_label"),
-        path=text("path_label"),
-        model=model,
-        model_served=model if record.was_served else "",
-        node_id=text("node_label"),
-        error=text("error_label"),
-        tags=tags_of(text("tags_label")),
-        attempts=tuple(Attempt(*msgspec.structs.astuple(kept)) for kept in record.attempts),
-        **{column: row[column] for column in _PLAIN},
-        **{name: getattr(record, name) for name in _AS_RECORDED},
-    )
-
-
-def _record(encoded: str) -> _Record:
-    try:
-        return msgspec.json.decode(encoded, type=_Record)
-    except msgspec.DecodeError:
-        return _UNREADABLE
