@@ -199,6 +199,11 @@ class EngineConnection(asyncio.Protocol):
         """The body as far as it came; None when it outgrew `kept_bytes`."""
         return None if self._tail_bytes > self.kept_bytes else b"".join(self._tail)
 
+    @property
+    def pieces(self) -> int:
+        """How many reads brought body, as far as they are kept; about one a token."""
+        return len(self._tail)
+
     def is_reusable(self) -> bool:
         return self.complete and self._keep and self.lost is None
 
@@ -233,8 +238,6 @@ class EngineConnection(asyncio.Protocol):
         if self._tunnel_head is not None:
             self._tunnel_answered(data)
             return
-        if not self.answered:
-            self._head_bytes += len(data)
         is_over = self.complete
         if is_over or self._head is None or self._head_bytes > MAX_HEAD_BYTES:
             self._fail(OutcomeKind.GARBAGE, "the engine sent bytes that belong to no request")
@@ -247,6 +250,8 @@ class EngineConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(OutcomeKind.GARBAGE, f"the engine's answer is not HTTP ({error})")
             return
+        if not self.answered:  # the first read may hold a short head and a long body
+            self._head_bytes += len(data)
         if self._pending and self._on_body is not None:
             self._deliver(self._on_body)
         if self.complete:
