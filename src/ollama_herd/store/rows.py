@@ -96,6 +96,7 @@ def row_of(entry: Entry, numbers: LabelNumbers) -> tuple[Any, ...]:
 
 
 def _kept(decision: RouteDecision) -> tuple[Any, ...]:
+    model_key = decision.model_key
     candidates = []
     for candidate in decision.candidates[:KEPT_CANDIDATES]:
         replica = candidate.replica
@@ -108,14 +109,14 @@ def _kept(decision: RouteDecision) -> tuple[Any, ...]:
             (
                 replica.node_id,
                 replica.engine_id,
-                replica.model.name,
+                "" if replica.model.name == model_key else replica.model.name,
                 replica.loaded is not None,
                 candidate.starts_now,
                 packed,
             )
         )
     return (
-        decision.model_key,
+        model_key,
         candidates,
         [_astuple(rejected) for rejected in decision.eliminated[:KEPT_CANDIDATES]],
         len(decision.candidates),

@@ -8,13 +8,13 @@ There is a series for the whole fleet, for each model and each node; reading one
 import enum
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from operator import add
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, Table, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Table, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
@@ -205,24 +205,24 @@ def read_trend(
         if model_label is None or node_label is None:
             return []
 
-        def within(table: Table) -> Sequence[RowMapping]:
-            query = (
-                select(table)
-                .where(
-                    table.c.step_s == int(step),
-                    table.c.model_label == model_label,
-                    table.c.node_label == node_label,
-                    table.c.bucket_s >= start_s,
-                    table.c.bucket_s < end_s,
-                )
-                .order_by(table.c.bucket_s)
+        def within(table: Table) -> ColumnElement[bool]:
+            return and_(
+                table.c.step_s == int(step),
+                table.c.model_label == model_label,
+                table.c.node_label == node_label,
+                table.c.bucket_s >= start_s,
+                table.c.bucket_s < end_s,
             )
-            return connection.execute(query).mappings().all()
 
-        sums = within(trends)
+        query = select(trends).where(within(trends)).order_by(trends.c.bucket_s)
+        sums = connection.execute(query).mappings().all()
+        slot_of = trend_ttfts.c
+        by_slot = select(slot_of.bucket_s, slot_of.slot, slot_of.requests).where(
+            within(trend_ttfts)
+        )
         counts: defaultdict[int, dict[int, int]] = defaultdict(dict)
-        for row in within(trend_ttfts):
-            counts[row["bucket_s"]][row["slot"]] = row["requests"]
+        for bucket_s, slot, requests in connection.execute(by_slot):
+            counts[bucket_s][slot] = requests
     return [_point(row, counts[row["bucket_s"]]) for row in sums]
 
 
