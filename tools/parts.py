@@ -1,6 +1,8 @@
 """The generated parts of the documentation, each made from the code it describes."""
 
 import enum
+import inspect
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
@@ -71,6 +73,7 @@ FOLDERS = MappingProxyType(
         "cli": "the commands",
         "demo": "`herd demo`",
         "router": "the process `herd`",
+        "router/models": "managing models",
         "agent": "the process `herd-node`",
         "dashboard": "pages",
         "store": "the database",
@@ -83,6 +86,10 @@ FOLDERS = MappingProxyType(
     }
 )
 """Folders in the order of imports, from the top down."""
+
+
+_CALLS = re.compile(r"^[A-Z]+ /[^:. ]*(?:, [A-Z]+ /[^:. ]*)*[.:] ?")
+"""How docstrings of handlers begin; the table says it already."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -129,9 +136,11 @@ def control() -> str:
     return table(["path", "answered by"], sorted(rows, key=lambda row: row[0].split(" ")[-1]))
 
 
-def _answered_by(handler: object) -> str:
+def _answered_by(handler: Callable[..., object]) -> str:
+    """The module and the first words of the handler, looked for behind a guard around it."""
+    handler = inspect.getclosurevars(handler).nonlocals.get("handler", handler)
     module = getattr(handler, "__module__", "").removeprefix("ollama_herd.").replace(".", "/")
-    said = paragraph(getattr(handler, "__doc__", None))
+    said = _CALLS.sub("", paragraph(handler.__doc__))
     where = f"`{module}.py`" if module.startswith(("router", "dashboard")) else ""
     return f"{where} {said}".strip()
 
