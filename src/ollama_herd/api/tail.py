@@ -28,7 +28,7 @@ MAX_REASON_CHARS = 40
 """`stop`, `length`, `tool_calls` and the like."""
 
 
-class Tail(msgspec.Struct, frozen=True):
+class Tail(msgspec.Struct, frozen=True, gc=False):
     """`complete` is False for a stream that stopped without its end marker.
 
     `error` is the engine's own message, "" without one; in a stream the client has it already.

@@ -1,4 +1,8 @@
-"""A routing decision as a value: who could take a request, at what cost, and who could not."""
+"""A routing decision as a value: who could take a request, at what cost, and who could not.
+
+Values made for every request say `gc=False`: they cannot form cycles, and thousands of them wait
+for the trace store, where the garbage collector would go through them again and again.
+"""
 
 import enum
 
@@ -22,7 +26,7 @@ class Eliminated(enum.StrEnum):
     FAILING = "failing"  # failed in a row what other replicas answered
 
 
-class Cost(msgspec.Struct, frozen=True):
+class Cost(msgspec.Struct, frozen=True, gc=False):
     """Expected cost of one candidate in ms, by signal; `total_ms` is their sum.
 
     The seven signals of the product and the eighth, in the order people read them.
@@ -39,7 +43,7 @@ class Cost(msgspec.Struct, frozen=True):
     prefix_affinity_ms: float = 0.0  # prefill saved (negative), cache lost
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A replica that could take the request. `starts_now` is False when it would have to wait."""
 
     replica: Replica
@@ -47,7 +51,7 @@ class Candidate(msgspec.Struct, frozen=True):
     starts_now: bool
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """A replica that could not, and why."""
 
     node_id: str
@@ -56,7 +60,7 @@ class Rejected(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class RouteDecision(msgspec.Struct, frozen=True):
+class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     """Candidates by rising cost, and everything that was left out with its reason.
 
     Log, trace, header and dashboard render this value. `more` counts candidates that were not

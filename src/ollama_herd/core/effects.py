@@ -6,14 +6,14 @@ from ollama_herd.core.decision import RouteDecision
 from ollama_herd.core.request import Refusal
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """The request may go to `decision.winner` now; its slot is taken."""
 
     request_id: str
     decision: RouteDecision
 
 
-class Refuse(msgspec.Struct, frozen=True):
+class Refuse(msgspec.Struct, frozen=True, gc=False):
     """The request will not be placed."""
 
     request_id: str

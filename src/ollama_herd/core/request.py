@@ -28,7 +28,7 @@ class Priority(enum.IntEnum):
     BATCH = 1
 
 
-class InferenceRequest(msgspec.Struct, frozen=True):
+class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """What routing needs of a request. `arrived_s` is router monotonic seconds.
 
     `model` is as asked, `model_key` its canonical name. `prompt_tokens` is an estimate,
@@ -70,7 +70,7 @@ class OutcomeKind(enum.StrEnum):
     CANCELLED = "cancelled"  # the client left
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try on one replica. Times in ms from the request's arrival, -1 where not reached."""
 
     node_id: str
@@ -84,7 +84,7 @@ class Attempt(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Counts and durations of a finished answer, from its tail; None where the engine is silent."""
 
     prompt_tokens: int | None = None
@@ -105,7 +105,7 @@ class RefusalKind(enum.StrEnum):
     DRAINING = "draining"  # the router is shutting down
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why, what to do about it, and when to come back (seconds, 0: do not)."""
 
     kind: RefusalKind

@@ -6,7 +6,7 @@ from ollama_herd.core.request import Attempt, InferenceRequest, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 
 
-class Trace(msgspec.Struct, frozen=True):
+class Trace(msgspec.Struct, frozen=True, gc=False):
     """One row of the trace store. `started_s` is seconds since 1970, durations are ms.
 
     Exactly one trace is written for each request, however it ended. `status` is what the client
