@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tools import docs, sources
-from tools.parts import OWNERS, herd_app
+from tools.parts import OWNERS
+from tools.routes import herd_app
 from typer.testing import CliRunner
 
 from ollama_herd.api.endpoints import INFERENCE

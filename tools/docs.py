@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ollama_herd.config import NodeSettings, RouterSettings, default_text
-from tools.parts import PARTS
+from ollama_herd.config import NodeSettings, RouterSettings
+from tools.parts import PARTS, default_of
 from tools.sources import ROOT
 
 DOCS = ROOT / "docs"
@@ -42,7 +42,7 @@ def _value(path: str) -> str:
     owner, name = path.rsplit(".", 1)
     for kind in (RouterSettings, NodeSettings):
         if owner == kind.__name__:
-            return default_text(kind.model_fields[name])
+            return default_of(kind.model_fields[name])
     value = getattr(importlib.import_module(f"ollama_herd.{owner}"), name)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

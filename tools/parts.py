@@ -1,21 +1,17 @@
 """The generated parts of the documentation, each made from the code it describes."""
 
 import enum
-import inspect
-import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
-from aiohttp import web
+from pydantic.fields import FieldInfo
 from sqlalchemy import Table
 from typer import Typer
 from typer.main import get_command
 
 from ollama_herd.api import translate_options
-from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import NodeSettings, RouterSettings, Settings, default_text, flag_of
@@ -31,9 +27,9 @@ from ollama_herd.core.node import (
     Platform,
     Vitals,
 )
-from ollama_herd.router.app import Herd
-from ollama_herd.router.memory import Memory
 from ollama_herd.store.schema import metadata
+from tools.markdown import table
+from tools.routes import control, endpoints
 from tools.sources import (
     commented,
     constants,
@@ -88,71 +84,6 @@ FOLDERS = MappingProxyType(
 """Folders in the order of imports, from the top down."""
 
 
-_CALLS = re.compile(r"^[A-Z]+ /[^:. ]*(?:, [A-Z]+ /[^:. ]*)*[.:] ?")
-"""How docstrings of handlers begin; the table says it already."""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def endpoints() -> str:
-    """The rows of the inference table."""
-    return table(
-        ["path", "kind", "dialect", "streams unless told otherwise", "engines that serve it"],
-        [
-            [
-                f"`POST {row.path}`",
-                row.kind.value,
-                row.dialect.value,
-                "yes" if row.streams_by_default else "no",
-                _served_by(row.path),
-            ]
-            for row in INFERENCE.values()
-        ],
-    )
-
-
-def _served_by(path: str) -> str:
-    row = INFERENCE[path.encode()]
-    if row.translatable:
-        return "all; translated where the engine speaks only OpenAI"
-    return "all that know the path, untouched"
-
-
-def control() -> str:
-    """Every other route of the running application, with the method that answers it."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for route in herd_app().router.routes():
-        path = route.resource.canonical if route.resource is not None else ""
-        if path.encode() not in INFERENCE:
-            found.setdefault((path, _answered_by(route.handler)), []).append(route.method)
-    rows = [
-        [f"`{', '.join(dict.fromkeys(methods))} {path}`", by]
-        for (path, by), methods in found.items()
-    ]
-    return table(["path", "answered by"], sorted(rows, key=lambda row: row[0].split(" ")[-1]))
-
-
-def _answered_by(handler: Callable[..., object]) -> str:
-    """The module and the first words of the handler, looked for behind a guard around it."""
-    handler = inspect.getclosurevars(handler).nonlocals.get("handler", handler)
-    module = getattr(handler, "__module__", "").removeprefix("ollama_herd.").replace(".", "/")
-    said = _CALLS.sub("", paragraph(handler.__doc__))
-    where = f"`{module}.py`" if module.startswith(("router", "dashboard")) else ""
-    return f"{where} {said}".strip()
-
-
-def herd_app() -> web.Application:
-    """The control plane as `herd` builds it; nothing is opened, nothing listens."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = RouterSettings(home=Path(folder))
-        herd = Herd(settings, Memory(settings))
-    return herd._runner.app  # noqa: SLF001 - the one thing here that only the router needs else
-
-
 def statuses() -> str:
     """What the node statuses mean, and every way from one to another."""
     arrows = [
@@ -195,12 +126,18 @@ def settings(name: str) -> str:
             f"`{field}`",
             f"`{flag}`" if (flag := flag_of(field)) in flags(kind) else "",
             f"`{kind.env_prefix}{field.upper()}`",
-            f"`{default}`" if (default := default_text(info)) else "",
+            f"`{default}`" if (default := default_of(info)) else "",
             info.description or "",
         ]
         for field, info in kind.model_fields.items()
     ]
     return table(["name", "flag", "variable", "default", "meaning"], rows)
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default of a setting, written alike on every system."""
+    default = field.default
+    return default.as_posix() if isinstance(default, Path) else default_text(field)
 
 
 def flags(kind: type[Settings]) -> frozenset[str]:
@@ -307,10 +244,6 @@ def _named(path: str) -> type:
     return found
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
         "control": control,
@@ -329,5 +262,3 @@ PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
     }
 )
 """By the name that stands in a marker; words behind it are arguments."""
-
-__all__ = ["PARTS", "PROCESSES", "flags", "herd_app", "table"]
