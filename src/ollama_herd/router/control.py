@@ -3,6 +3,8 @@
 It reads snapshots and never asks a node: an answer here costs no engine anything.
 """
 
+from collections.abc import Callable
+
 import msgspec
 import structlog
 from aiohttp import web
@@ -21,15 +23,19 @@ from ollama_herd.api.origin import preflight_headers
 from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
+from ollama_herd.dashboard import routes as dashboard
 from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.feed import Feed, LiveParts
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
+from ollama_herd.router.records import StoreRecords
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts
 from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
 from ollama_herd.router.wire import Limits
+from ollama_herd.store.traces import TraceStore
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +53,7 @@ def control_app(
     dispatcher: Dispatcher,
     gate: Gate,
     limits: Limits,
+    traces: Callable[[], TraceStore | None],
     changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
@@ -77,6 +84,9 @@ def control_app(
             changes_allowed=changes_allowed,
         ),
     )
+    records = StoreRecords(traces, lambda: registry.fleet)
+    feed = Feed(LiveParts(lambda: registry.fleet, dispatcher.queue, records.health))
+    dashboard.add(app, fleet=answers.fleet_json, feed=feed, records=records)
     return app
 
 
@@ -112,9 +122,13 @@ class _Answers:
             return _error(found, Dialect.OPENAI, request.path)
         return _json(found, "application/json")
 
-    async def fleet_status(self, _request: web.Request) -> web.Response:
+    def fleet_json(self) -> bytes:
+        """The body of `/fleet/status`."""
         view = fleet_status(self._registry.fleet, self._dispatcher.queue(), monotonic_s(), now_s())
-        return _json(msgspec.json.encode(view))
+        return msgspec.json.encode(view)
+
+    async def fleet_status(self, _request: web.Request) -> web.Response:
+        return _json(self.fleet_json())
 
     async def fleet_queue(self, _request: web.Request) -> web.Response:
         return _json(msgspec.json.encode(self._dispatcher.queue()))

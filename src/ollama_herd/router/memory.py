@@ -74,6 +74,11 @@ class Memory:
         if self._traces is not None:
             self._traces.put(trace)
 
+    @property
+    def traces(self) -> TraceStore | None:
+        """Where traces go, None when none are kept."""
+        return self._traces
+
     def teach(self, predictor: Predictor) -> None:
         """Give the predictor what an earlier run learned, and keep what it learns from now on."""
         predictor.restore(self.learned)

@@ -1,0 +1,166 @@
+"""What a dashboard URL asks of the traces. Pure: text in, values or a named mistake out."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from math import isfinite
+
+import msgspec
+
+STATUSES = ("ok", "client_error", "server_error", "cancelled", "failed")
+
+STEPS = {"minute": 60, "hour": 3600}
+
+DEFAULT_LIMIT = 100
+LARGEST_LIMIT = 500
+
+LARGEST_TREND = 3000
+"""Points of a curve: two days by minute; no screen shows more."""
+
+MAX_TEXT_CHARS = 512
+"""Longer than any stored label."""
+
+_LATEST_S = 253_402_300_800.0
+"""The year 10000: beyond it is a mistake, milliseconds for seconds most likely."""
+
+
+class BadField(ValueError):  # noqa: N818 - an answer to a client, not a defect
+    """A filter that cannot be used; `field` is the parameter."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+class TraceQuery(msgspec.Struct, frozen=True):
+    """All that is given must hold; "" and None ask for nothing. Times are seconds since 1970."""
+
+    from_s: float | None = None
+    until_s: float | None = None
+    model: str = ""
+    node: str = ""
+    client: str = ""
+    key_name: str = ""
+    status: str = ""
+    tag: str = ""
+    error: str = ""
+    limit: int = DEFAULT_LIMIT
+    before: str = ""
+
+
+class TrendQuery(msgspec.Struct, frozen=True):
+    """A stretch of time in buckets of `step_s`; of the whole fleet, one model or one node."""
+
+    from_s: float
+    until_s: float
+    step_s: int
+    model: str = ""
+    node: str = ""
+
+
+_TRACE_FIELDS = frozenset(
+    {"from", "until", "model", "node", "client", "key", "status", "tag", "error"}
+    | {"limit", "before"}
+)
+_TREND_FIELDS = frozenset({"from", "until", "step", "model", "node"})
+
+
+def trace_query(given: Mapping[str, str]) -> TraceQuery:
+    """Raises BadField, for an unknown parameter too."""
+    _known(given, _TRACE_FIELDS)
+    status = given.get("status", "")
+    if status and status not in STATUSES:
+        raise BadField("status", f"one of {', '.join(STATUSES)}, not {_quoted(status)}")
+    from_s, until_s = _time(given, "from"), _time(given, "until")
+    _in_order(from_s, until_s)
+    return TraceQuery(
+        from_s=from_s,
+        until_s=until_s,
+        model=_text(given, "model"),
+        node=_text(given, "node"),
+        client=_text(given, "client"),
+        key_name=_text(given, "key"),
+        status=status,
+        tag=_text(given, "tag"),
+        error=_text(given, "error"),
+        limit=_limit(given),
+        before=_text(given, "before"),
+    )
+
+
+def trend_query(given: Mapping[str, str], now_s: float) -> TrendQuery:
+    """The last day by hour unless told otherwise. Raises BadField."""
+    _known(given, _TREND_FIELDS)
+    step = given.get("step", "hour")
+    if step not in STEPS:
+        raise BadField("step", f"one of {', '.join(STEPS)}, not {_quoted(step)}")
+    step_s = STEPS[step]
+    until_s = _time(given, "until")
+    until_s = now_s if until_s is None else until_s
+    from_s = _time(given, "from")
+    from_s = until_s - 86400.0 if from_s is None else from_s
+    _in_order(from_s, until_s)
+    if (until_s - from_s) / step_s > LARGEST_TREND:
+        raise BadField("from", f"at most {LARGEST_TREND} steps of {step_s} s before the end")
+    model, node = _text(given, "model"), _text(given, "node")
+    if model and node:
+        raise BadField("node", "trends are kept by model or by node, not by both")
+    return TrendQuery(from_s=from_s, until_s=until_s, step_s=step_s, model=model, node=node)
+
+
+def _known(given: Mapping[str, str], fields: Collection[str]) -> None:
+    for name in given:
+        if name not in fields:
+            raise BadField(name[:40], f"no such filter; there are {', '.join(sorted(fields))}")
+
+
+def _text(given: Mapping[str, str], field: str) -> str:
+    text = given.get(field, "")
+    if len(text) > MAX_TEXT_CHARS:
+        raise BadField(field, f"at most {MAX_TEXT_CHARS} characters")
+    return text
+
+
+def _limit(given: Mapping[str, str]) -> int:
+    text = given.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= 1):
+        raise BadField("limit", f"a number from 1 to {LARGEST_LIMIT}, not {_quoted(text)}")
+    if int(text) > LARGEST_LIMIT:
+        raise BadField("limit", f"at most {LARGEST_LIMIT}")
+    return int(text)
+
+
+def _time(given: Mapping[str, str], field: str) -> float | None:
+    """Seconds since 1970, or RFC 3339 with its offset."""
+    text = given.get(field, "")
+    if not text:
+        return None
+    if len(text) > 40:
+        raise BadField(field, "too long for a time")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = _rfc3339(field, text)
+    if not isfinite(seconds) or not 0 <= seconds < _LATEST_S:
+        raise BadField(field, f"seconds since 1970, not {_quoted(text)}")
+    return seconds
+
+
+def _rfc3339(field: str, text: str) -> float:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise BadField(
+            field, f"seconds since 1970 or a time like 2026-01-31T12:00:00Z, not {_quoted(text)}"
+        )
+    return parsed.timestamp()
+
+
+def _in_order(from_s: float | None, until_s: float | None) -> None:
+    if from_s is not None and until_s is not None and from_s >= until_s:
+        raise BadField("from", "must be before until")
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")

@@ -1,0 +1,210 @@
+"""Every path below /dashboard: the pages, their JSON, and the stream of changes.
+
+It knows the router only by the protocols below. What reads the database runs in threads, a few at
+a time: dashboards must never take the threads that the router itself needs.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from ollama_herd.clock import now_s
+from ollama_herd.dashboard.assets import INDEX, NOT_BUILT, SECURITY_HEADERS, Asset, load
+from ollama_herd.dashboard.queries import (
+    BadField,
+    TraceQuery,
+    TrendQuery,
+    trace_query,
+    trend_query,
+)
+
+READS_AT_ONCE = 4
+"""Questions to the database under way at once; the others wait for their turn."""
+
+JSON = "application/json; charset=utf-8"
+
+_Answer = TypeVar("_Answer")
+
+
+class RecordsUnavailable(Exception):  # noqa: N818 - an answer to a browser, not a defect
+    """No traces can be read now; the message says why and what to do."""
+
+
+class Subscription(Protocol):
+    """One browser's events; None is the end."""
+
+    async def next(self) -> bytes | None: ...
+    def leave(self) -> None: ...
+
+
+class Feed(Protocol):
+    """Changes for browsers; None when there are too many of them."""
+
+    def try_subscribe(self) -> Subscription | None: ...
+    async def close(self) -> None: ...
+
+
+class Records(Protocol):
+    """JSON from the trace store. All block, and raise RecordsUnavailable and BadField."""
+
+    def page(self, query: TraceQuery) -> bytes: ...
+    def one(self, request_id: str) -> bytes | None: ...
+    def trend(self, query: TrendQuery) -> bytes: ...
+
+
+def add(app: web.Application, *, fleet: Callable[[], bytes], feed: Feed, records: Records) -> None:
+    """Add all routes to the control plane. `fleet` is `/fleet/status` as JSON."""
+    pages, data = _Pages(), _Data(fleet, feed, records)
+    for path, handler in (
+        ("/dashboard", pages.index),
+        ("/dashboard/assets/{name}", pages.asset),
+        ("/dashboard/api/fleet", data.fleet),
+        ("/dashboard/api/traces", data.traces),
+        ("/dashboard/api/traces/{request_id}", data.trace),
+        ("/dashboard/api/trends", data.trends),
+        ("/dashboard/events", data.events),
+    ):
+        app.router.add_route("GET", path, handler)
+    app.on_response_prepare.append(_secure)
+    app.on_shutdown.append(data.shut_down)
+
+
+class _Pages:
+    """Built files from memory."""
+
+    def __init__(self) -> None:
+        self._files: Mapping[str, Asset] = {}
+
+    async def index(self, request: web.Request) -> web.Response:
+        """The dashboard; a plain page when it was not built."""
+        files = await self._loaded()
+        if INDEX not in files:
+            return web.Response(text=NOT_BUILT, status=503)
+        return _file(request, files[INDEX])
+
+    async def asset(self, request: web.Request) -> web.Response:
+        """A script, style, font or image of the dashboard."""
+        files = await self._loaded()
+        found = files.get(f"assets/{request.match_info['name']}")
+        if found is None:
+            return web.Response(text="404 page not found", status=404)
+        return _file(request, found)
+
+    async def _loaded(self) -> Mapping[str, Asset]:
+        """Looked for again until they are there: `make web` may still be running."""
+        if not self._files:
+            self._files = await asyncio.to_thread(load)
+        return self._files
+
+
+class _Data:
+    """JSON and the stream of changes."""
+
+    def __init__(self, fleet: Callable[[], bytes], feed: Feed, records: Records) -> None:
+        self._fleet = fleet
+        self._feed = feed
+        self._records = records
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def fleet(self, _request: web.Request) -> web.Response:
+        """All nodes, engines, models and queues now."""
+        return _json(self._fleet())
+
+    async def traces(self, request: web.Request) -> web.Response:
+        """Requests that have ended, newest first, filtered."""
+        try:
+            query = trace_query(_parameters(request))
+            return _json(await self._read(lambda: self._records.page(query)))
+        except BadField as bad:
+            return _bad(bad)
+        except RecordsUnavailable as unavailable:
+            return _error(503, "traces_unavailable", str(unavailable))
+
+    async def trace(self, request: web.Request) -> web.Response:
+        """One request: its decision with all candidates, its attempts, its times."""
+        request_id = request.match_info["request_id"]
+        try:
+            found = await self._read(lambda: self._records.one(request_id))
+        except RecordsUnavailable as unavailable:
+            return _error(503, "traces_unavailable", str(unavailable))
+        if found is None:
+            reason = "no such request: it may have been longer ago than traces are kept"
+            return _error(404, "unknown_request", reason)
+        return _json(found)
+
+    async def trends(self, request: web.Request) -> web.Response:
+        """Requests, tokens and times to first token by minute or hour."""
+        try:
+            query = trend_query(_parameters(request), now_s())
+            return _json(await self._read(lambda: self._records.trend(query)))
+        except BadField as bad:
+            return _bad(bad)
+        except RecordsUnavailable as unavailable:
+            return _error(503, "traces_unavailable", str(unavailable))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: the whole state, then what changes."""
+        subscription = self._feed.try_subscribe()
+        if subscription is None:
+            reason = "too many dashboards are open; close one, or ask again later"
+            return _error(503, "too_many_dashboards", reason)
+        try:
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            response = web.StreamResponse(headers=headers)
+            response.content_type = "text/event-stream"
+            await response.prepare(request)
+            while (event := await subscription.next()) is not None:
+                await response.write(event)
+        except ConnectionResetError:  # the browser left while an event was under way
+            pass
+        finally:
+            subscription.leave()
+        return response
+
+    async def shut_down(self, _app: web.Application) -> None:
+        """Streams end at once: a router that stops must not wait for browsers."""
+        await self._feed.close()
+
+    async def _read(self, read: Callable[[], _Answer]) -> _Answer:
+        async with self._turns:
+            return await asyncio.to_thread(read)
+
+
+def _parameters(request: web.Request) -> Mapping[str, str]:
+    """The query without empty values. Raises BadField for one that is there twice."""
+    given: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name in given:
+            raise BadField(name[:40], "given more than once")
+        given[name] = value
+    return {name: value for name, value in given.items() if value}
+
+
+def _file(request: web.Request, asset: Asset) -> web.Response:
+    caching = "public, max-age=31536000, immutable" if asset.is_hashed else "no-cache"
+    headers = {"ETag": asset.etag, "Cache-Control": caching, "Content-Type": asset.content_type}
+    if request.headers.get("If-None-Match") == asset.etag:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=asset.body, headers=headers)
+
+
+def _json(body: bytes, status: int = 200) -> web.Response:
+    headers = {"Content-Type": JSON, "Cache-Control": "no-store"}
+    return web.Response(body=body, status=status, headers=headers)
+
+
+def _bad(bad: BadField) -> web.Response:
+    return web.json_response(
+        {"error": str(bad), "code": "bad_filter", "field": bad.field}, status=400
+    )
+
+
+def _error(status: int, code: str, reason: str) -> web.Response:
+    return web.json_response({"error": reason, "code": code}, status=status)
+
+
+async def _secure(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path.startswith("/dashboard"):
+        response.headers.update(SECURITY_HEADERS)
