@@ -48,6 +48,10 @@ GC_THRESHOLDS = (50_000, 50, 100)
 """Hardly anything here forms cycles; by Python's defaults the collector looks for them all the time
 (4 to 5 % of a small request, measured)."""
 
+GC_THRESHOLDS = (50_000, 50, 100)
+"""Hardly anything here forms cycles; by Python's defaults the collector looks for them all the time
+(4 to 5 % of a small request, measured)."""
+
 POLL_S = 0.02
 """How often a draining router looks whether the last request has ended."""
 
