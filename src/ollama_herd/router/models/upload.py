@@ -61,6 +61,7 @@ async def upload(
     try:
         await upstream.connect(address, connection)
         answered = connection.send(engine_head(path, headers, address, body.length), b"")
+        answered.add_done_callback(_retrieve)  # also where nobody waits for it any more
         sending = spawn(body.send_to(connection), name="upload")
         try:
             await asyncio.wait([sending, answered], return_when=asyncio.FIRST_COMPLETED)
@@ -77,6 +78,11 @@ async def upload(
     finally:
         connection.close()
     return EngineAnswer(connection.status, tuple(connection.headers), content or b"")
+
+
+def _retrieve(answered: asyncio.Future[None]) -> None:
+    if not answered.cancelled():
+        answered.exception()
 
 
 class Body:
@@ -97,6 +103,9 @@ class Body:
                     data = await self._content.readany()
             except TimeoutError:
                 return BodyRefused(body_timeout(self._idle_s))
+            except ConnectionError:
+                connection.close()  # the client is gone: the engine must not take it for whole
+                return None
             if data and not await connection.write(self._framed(data)):
                 return None  # the engine has answered, or is gone: the other side tells
         if self.length is None:
