@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tools.parts import herd_app
+from tools.routes import herd_app
 
 from tests.documents import DOCS
 from tests.e2e.processes import Herd, Node
