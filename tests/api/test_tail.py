@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
-from ollama_herd.api.tail import MAX_ERROR_CHARS, TAIL_BYTES, Tail, read_tail
+from ollama_herd.api.known_end import read_end
+from ollama_herd.api.tail import (
+    MAX_ERROR_CHARS,
+    MAX_REASON_CHARS,
+    TAIL_BYTES,
+    Tail,
+    read_any_tail,
+    read_tail,
+)
 from ollama_herd.core.request import Usage
 
 from .recorded import Exchange, every_ollama, llamacpp, ollama
@@ -328,3 +336,98 @@ def test_long_messages_are_shortened() -> None:
 )
 def test_never_raises(endpoint: Endpoint, tail: bytes, status: int, is_stream: bool) -> None:  # noqa: FBT001
     assert isinstance(read_tail(tail, endpoint, status, is_stream=is_stream), Tail)
+
+
+# --- the fast way and the slow one agree -------------------------------------------------------
+
+ANSWERED = [
+    x
+    for x in every_ollama()
+    if x.recording.request.startswith(b"POST ")
+    and x.recording.response
+    and x.path.encode() in INFERENCE
+    and x.status < 400
+]
+
+
+def both(answer: bytes, endpoint: Endpoint, *, is_stream: bool) -> tuple[Tail, Tail]:
+    return (
+        read_tail(answer, endpoint, 200, is_stream=is_stream),
+        read_any_tail(answer, endpoint, 200, is_stream=is_stream),
+    )
+
+
+@pytest.mark.parametrize("exchange", ANSWERED, ids=lambda exchange: exchange.name)
+def test_recorded_answers_are_read_alike(exchange: Exchange) -> None:
+    fast, slow = both(
+        exchange.answer[-TAIL_BYTES:],
+        INFERENCE[exchange.path.encode()],
+        is_stream=exchange.is_stream,
+    )
+    assert fast == slow
+
+
+def test_everyday_answers_are_read_the_fast_way() -> None:
+    short = [x for x in ANSWERED if not x.is_stream and len(x.answer) <= TAIL_BYTES]
+    slow = {x.name for x in short if read_end(x.answer, MAX_REASON_CHARS) is None}
+    assert len(short) > 20
+    assert slow == {"209_expect_100"}  # its "answer" begins with a second head
+
+
+NUMBERS = st.one_of(
+    st.none(), st.booleans(), st.sampled_from([0, 1, 0.0, 2.5]), st.integers(-5, 10**12)
+)
+REASONS = st.one_of(st.none(), st.sampled_from(["", "stop", "r" * 50]), st.integers())
+COUNTED = st.sampled_from(
+    [
+        "prompt_eval_count",
+        "eval_count",
+        "load_duration",
+        "prompt_eval_duration",
+        "eval_duration",
+        "prompt_tokens",
+        "completion_tokens",
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_n",
+        "prompt_n",
+        "predicted_n",
+        "prompt_ms",
+        "predicted_ms",
+    ]
+)
+COUNTS = st.dictionaries(COUNTED, NUMBERS, max_size=4)
+CHOICES = st.fixed_dictionaries(
+    {}, optional={"finish_reason": REASONS, "done_reason": REASONS, "stop_reason": REASONS}
+)
+OBJECTS = st.builds(
+    lambda counts, rest: {**counts, **rest},
+    COUNTS,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "done": st.one_of(st.booleans(), st.none(), st.just("true")),
+            "done_reason": REASONS,
+            "stop_reason": REASONS,
+            "finish_reason": REASONS,
+            "usage": st.one_of(COUNTS, st.none(), st.integers()),
+            "timings": st.one_of(COUNTS, st.none()),
+            "choices": st.one_of(st.lists(CHOICES, max_size=2), st.none(), st.just({})),
+            "delta": CHOICES,
+            "error": st.one_of(st.none(), st.just("no"), st.just({"message": "no"})),
+            "message": st.just({"role": "assistant", "content": '"done":true'}),
+        },
+    ),
+)
+
+
+@given(OBJECTS, st.sampled_from(ENDPOINTS), st.booleans(), st.sampled_from([b"", b"\n", b" \r\n"]))
+def test_any_object_is_read_alike(
+    value: dict[str, Any],
+    endpoint: Endpoint,
+    is_stream: bool,  # noqa: FBT001
+    end: bytes,
+) -> None:
+    fast, slow = both(json.dumps(value).encode() + end, endpoint, is_stream=is_stream)
+    assert fast == slow

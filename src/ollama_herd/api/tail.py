@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ollama_herd.api.endpoints import Endpoint
+from ollama_herd.api.known_end import read_end
 from ollama_herd.core.request import Dialect, Usage
 
 TAIL_BYTES = 8192
@@ -45,6 +46,16 @@ def read_tail(tail: bytes, endpoint: Endpoint, status: int, is_stream: bool) -> 
     `is_stream` is about the answer (its content type), not about what was asked for.
     A single JSON answer is always complete here: its length is the transport's business.
     """
+    if status < 400 and (not is_stream or endpoint.dialect is Dialect.OLLAMA):
+        last = tail.rstrip(b"\r\n").rsplit(b"\n", 1)[-1] if is_stream else tail
+        end = read_end(last, MAX_REASON_CHARS)
+        if end is not None and (end.done or not is_stream):
+            return Tail(complete=True, usage=end.usage)
+    return read_any_tail(tail, endpoint, status, is_stream=is_stream)
+
+
+def read_any_tail(tail: bytes, endpoint: Endpoint, status: int, *, is_stream: bool) -> Tail:
+    """The same, of an answer in whatever form."""
     if status >= 400:
         return Tail(complete=True, error=_error_text(_decoded(tail.strip()), tail))
     if not is_stream:
