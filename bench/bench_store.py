@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint, EngineKind, LoadedModel, Model, Replica
 from ollama_herd.core.request import (
     Attempt,
@@ -31,14 +32,15 @@ from ollama_herd.core.trace import Trace
 from ollama_herd.store.database import Database
 from ollama_herd.store.expiry import Retention
 from ollama_herd.store.queries import StatusClass, TraceFilter
+from ollama_herd.store.thread import TREND_INTERVAL_S
 from ollama_herd.store.traces import TraceStore, open_traces
 from ollama_herd.store.trends import Step
 
 MODELS = tuple(f"llama3.{i}:8b" for i in range(8))
 NODES = tuple(f"node-{i}-5f3a9c" for i in range(6))
 CLIENTS = tuple(f"192.168.1.{i}" for i in range(50))
-START_S = 1_750_000_000.0
 MONTH_S = 30 * 86400.0
+START_S = now_s() - MONTH_S
 
 
 def _decision(dice: random.Random, model: str) -> RouteDecision:
@@ -168,6 +170,7 @@ def fill(home: Path, rows: int) -> TraceStore:
             put_all(store, chunk)
             chunk = []
     put_all(store, chunk)
+    time.sleep(TREND_INTERVAL_S + 1)
     size = store.health().file_bytes
     print(f"filled {rows} rows in {time.perf_counter() - begin:.0f} s, {size / 1e6:.0f} MB")
     return store
@@ -215,7 +218,6 @@ def measure_queries(store: TraceStore) -> None:
         "trend: a node, 2 days by minute",
         lambda: store.trend(end - 2 * 86400, end, Step.MINUTE, node_id=NODES[0]),
     )
-
 
 
 def main() -> None:

@@ -3,17 +3,17 @@
 The statement comes from SQLAlchemy and is compiled once; values go to the driver as they
 are. The driver lets go of the interpreter's lock for each call, and takes up to 5 ms (Python's
 switch interval) to get it back while the event loop is busy: row by row a busy loop leaves the
-writer 500 rows a second, with a hundred rows a call 15,000 (measured). Hence multi-row VALUES.
+writer 500 rows a second, a hundred rows a call leave it 15,000 (measured). Hence multi-row VALUES.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Insert
 
 ROWS_PER_CALL = (200, 20, 1)
-"""Few sizes, so that every statement stays in the driver's cache; 200 traces stay far below 32,766
-parameters (SQLite) and 65,535 (PostgreSQL)."""
+"""Few sizes, so that every statement stays in the driver's cache."""
 
 
 class BulkInsert:
@@ -27,7 +27,9 @@ class BulkInsert:
         if list(compiled.positiontup or ()) != list(columns):
             raise ValueError(f"columns must be in the order of the table: {compiled.positiontup}")
         self._width = len(columns)
-        self._statements = {size: head + ", ".join([group] * size) + rest for size in ROWS_PER_CALL}
+        most = _most_parameters(engine) // self._width
+        sizes = sorted({min(size, most) for size in ROWS_PER_CALL}, reverse=True)
+        self._statements = {size: head + ", ".join([group] * size) + rest for size in sizes}
 
     def __call__(self, connection: Connection, values: list[Any]) -> None:
         """Insert the rows whose values follow each other in `values`.
@@ -41,6 +43,13 @@ class BulkInsert:
                 parameters = tuple(values[start : start + length])
                 connection.exec_driver_sql(statement, parameters)
                 start += length
+
+
+def _most_parameters(engine: Engine) -> int:
+    """What a statement may have (https://www.sqlite.org/limits.html#max_variable_number)."""
+    if engine.dialect.name != "sqlite":
+        return 65_535
+    return 999 if sqlite3.sqlite_version_info < (3, 32) else 32_766
 
 
 def _around_values(sql: str) -> tuple[str, str, str]:
