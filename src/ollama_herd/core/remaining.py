@@ -20,7 +20,12 @@ def remaining_times(replica: ReplicaLoad, now_s: float) -> list[float]:
     node = replica.node
     step_s = replica.rates.step_s * (1 + node.pace.alpha * (len(replica.running) - 1))
     step_s *= len(node.active) * node.pace.slow_decode
-    return [_remaining_s(run, now_s, step_s, node) for run in sample]
+    return [
+        run.output * step_s + (run.first_due_s - now_s)  # the prompt is being evaluated
+        if run.first_byte_s < 0 and run.first_due_s > now_s
+        else _remaining_s(run, now_s, step_s, node)
+        for run in sample
+    ]
 
 
 def ends_in_s(replica: ReplicaLoad, held: Sequence[float], ahead: int, now_s: float) -> float:
@@ -46,12 +51,11 @@ def ends_in_s(replica: ReplicaLoad, held: Sequence[float], ahead: int, now_s: fl
 
 
 def _remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
+    """Of one that decodes, or whose first byte is late."""
     began_s = run.first_byte_s
     if began_s < 0:
-        late_s = now_s - run.first_due_s
-        if late_s < 0:
-            return run.output * step_s - late_s
         if run.request.stream or not run.output:
+            late_s = now_s - run.first_due_s
             return run.output * step_s + max(late_s * LATE_SHARE, LEAST_S)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
     streamed = run.tokens or (now_s - began_s) / step_s
