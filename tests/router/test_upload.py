@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import StreamReader
@@ -14,26 +12,10 @@ from ollama_herd.router.asking import ask
 from ollama_herd.router.models.upload import Body, upload
 from ollama_herd.router.slow import BodyRefused
 from ollama_herd.router.upstream import Upstream, UpstreamFailed
+from tests.router.engines import engine
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 PIECE = b"x" * 65536
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def engine(talk: Talk) -> AsyncIterator[Endpoint]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
-            return
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
 
 
 def content() -> StreamReader:

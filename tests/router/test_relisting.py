@@ -1,0 +1,73 @@
+"""Lists the router has read itself, and the agents' reports around them."""
+
+import pytest
+
+from ollama_herd.core.node import Model, NodeReport
+from ollama_herd.core.relisting import HOLD_S
+from ollama_herd.router.registry import Registry
+from tests.core.fleets import engine, report
+
+TINY, COPY = Model(name="tiny:latest", digest="d1"), Model(name="copy:latest", digest="d1")
+
+
+class Time:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr("ollama_herd.router.registry.monotonic_s", time)
+    return time
+
+
+@pytest.fixture
+def registry(time: Time) -> Registry:
+    registry = Registry(2.0, lambda _node_id, _key: True)
+    registry.report(told([TINY], seq=1), "10.0.0.1", "key")
+    return registry
+
+
+def told(models, seq) -> NodeReport:
+    return report("a", [engine(models)], seq=seq)
+
+
+def names(registry: Registry) -> set[str]:
+    return set(registry.fleet.replicas)
+
+
+def test_it_is_shown_at_once_and_stays(registry: Registry) -> None:
+    registry.relisted("a", "ollama-11434", [TINY, COPY])
+    assert names(registry) == {"tiny:latest", "copy:latest"}
+    reply = registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    assert not reply.resend
+    assert names(registry) == {"tiny:latest", "copy:latest"}
+    registry.report(told([TINY, COPY], seq=3), "10.0.0.1", "key")
+    registry.report(told([TINY], seq=4), "10.0.0.1", "key")
+    assert names(registry) == {"tiny:latest"}
+
+
+def test_a_deleted_model_is_not_offered(registry: Registry) -> None:
+    registry.relisted("a", "ollama-11434", [])
+    registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    assert names(registry) == set()
+
+
+def test_after_a_while_the_agent_is_asked_for_everything(registry: Registry, time: Time) -> None:
+    """It may have had nothing new to tell: what was changed was changed back behind us."""
+    registry.relisted("a", "ollama-11434", [TINY, COPY])
+    time.now_s += HOLD_S + 1
+    reply = registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    assert reply.resend
+    assert names(registry) == {"tiny:latest"}
+    assert not registry.report(told([TINY], seq=3), "10.0.0.1", "key").resend
+
+
+def test_unknown_nodes_and_engines_change_nothing(registry: Registry) -> None:
+    before = registry.fleet
+    registry.relisted("b", "ollama-11434", [COPY])
+    registry.relisted("a", "ollama-1", [COPY])
+    assert registry.fleet is before
