@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,9 @@ START_S = 20.0
 """From exec to ready, on a machine busy with other tests."""
 
 POLL_S = 0.02
+
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+"""Tests that are killed cannot clean up: where the kernel can, it ends their processes."""
 
 LOGGING: list["Running"] = []
 """Processes whose logs are shown when a test fails."""
@@ -41,7 +45,7 @@ class Running:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HERD_", "OLLAMA_"))}
         with self._log_path.open("ab") as log:
             self.popen = subprocess.Popen(
-                [*prefix, sys.executable, *command],
+                [*prefix, *DIES_WITH_US, sys.executable, *command],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -3,6 +3,7 @@ namespaces and a cable. The engine listens on its machine's loopback, like Ollam
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,9 +64,18 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def _clear_dead() -> None:
+    """Remove what test runs that were killed have left: their process id is in the name."""
+    names = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
+    for name in re.findall(r"^herd-[rn]\d+", names.stdout, re.MULTILINE):
+        if not Path(f"/proc/{name[6:]}").exists():
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    tag = f"{os.getpid() % 100000}"
+    _clear_dead()
+    tag = str(os.getpid())
     found = Machines(f"herd-r{tag}", f"herd-n{tag}")
     try:
         try:
