@@ -1,0 +1,1 @@
+"""`herd simulate`: the product's own routing core against simulated machines."""

@@ -1,0 +1,277 @@
+"""The policies that are compared: the product's own scheduler, and the standard ones.
+
+The standard ones send each request on at once, as load balancers do, and wait in the engines'
+queues. They count what they sent themselves; what is loaded they know from reports.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.node import Replica
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.prefix import common_blocks
+from ollama_herd.core.request import InferenceRequest, OutcomeKind, Usage
+from ollama_herd.core.scheduler import Grant, QueueSettings, Refuse, Scheduler
+
+
+class Send(NamedTuple):
+    """The request goes to this replica now."""
+
+    request_id: str
+    replica: Replica
+
+
+class Drop(NamedTuple):
+    """The request is refused."""
+
+    request_id: str
+
+
+class Preload(NamedTuple):
+    """The node is asked to load a model that nobody runs there."""
+
+    node_id: str
+    model: str
+
+
+class Unload(NamedTuple):
+    """The node is asked to unload a model."""
+
+    node_id: str
+    model: str
+
+
+Action = Send | Drop | Preload | Unload
+
+
+class Policy(Protocol):
+    """A router in the simulator. Times are simulated seconds."""
+
+    def arrived(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        """A request came."""
+
+    def first_byte(self, request_id: str, now_s: float) -> None:
+        """Its answer began."""
+
+    def finished(
+        self,
+        request_id: str,
+        outcome: OutcomeKind,
+        usage: Usage | None,
+        fleet: Fleet,
+        now_s: float,
+    ) -> Sequence[Action]:
+        """Its answer ended, whole or cut."""
+
+    def failed(
+        self, request_id: str, outcome: OutcomeKind, fleet: Fleet, now_s: float
+    ) -> Sequence[Action]:
+        """Its node failed before the answer began: it may go elsewhere."""
+
+    def passed(self, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        """A second passed, or the fleet changed."""
+
+
+class Herd:
+    """The product's scheduler and predictor, unchanged."""
+
+    def __init__(self, _rng: Random) -> None:
+        self.predictor = Predictor()
+        self.scheduler = Scheduler(QueueSettings(limit=10**6, timeout_s=1e9), self.predictor)
+
+    def arrived(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        return _actions(self.scheduler.on_request(request, fleet, now_s))
+
+    def first_byte(self, request_id: str, now_s: float) -> None:
+        self.scheduler.on_first_byte(request_id, now_s)
+
+    def finished(
+        self,
+        request_id: str,
+        outcome: OutcomeKind,
+        usage: Usage | None,
+        fleet: Fleet,
+        now_s: float,
+    ) -> Sequence[Action]:
+        return _actions(self.scheduler.on_finished(request_id, outcome, usage, fleet, now_s))
+
+    def failed(
+        self, request_id: str, outcome: OutcomeKind, fleet: Fleet, now_s: float
+    ) -> Sequence[Action]:
+        return _actions(self.scheduler.on_retry(request_id, outcome, fleet, now_s))
+
+    def passed(self, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        return _actions(self.scheduler.on_fleet(fleet, now_s))
+
+
+def _actions(effects: Sequence[object]) -> list[Action]:
+    made: list[Action] = []
+    for effect in effects:
+        if isinstance(effect, Grant):
+            winner = effect.decision.winner
+            if winner is None:
+                raise AssertionError("a grant always has a winner")
+            made.append(Send(effect.request_id, winner.replica))
+        elif isinstance(effect, Refuse):
+            made.append(Drop(effect.request_id))
+    return made
+
+
+class AtOnce:
+    """A policy that binds each request on arrival; `pick` is all that differs."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.in_flight: dict[str, int] = {}
+        self.bound: dict[str, tuple[InferenceRequest, Replica]] = {}
+        self.held: list[InferenceRequest] = []
+        self.out: dict[str, float] = {}
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+        raise NotImplementedError
+
+    def arrived(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        replicas = [
+            r
+            for r in sorted(
+                fleet.replicas.get(request.model_key, ()), key=lambda found: found.node_id
+            )
+            if fleet.nodes[r.node_id].last_report_s > self.out.get(r.node_id, -1.0)
+        ]
+        if not replicas:
+            self.held.append(request)
+            return ()
+        replica = self.pick(request, replicas, now_s)
+        self.bound[request.request_id] = (request, replica)
+        self.in_flight[replica.node_id] = self.in_flight.get(replica.node_id, 0) + 1
+        self.sent(request, replica, now_s)
+        return (Send(request.request_id, replica),)
+
+    def sent(self, request: InferenceRequest, replica: Replica, now_s: float) -> None:
+        """For what a policy remembers of its choices."""
+
+    def first_byte(self, request_id: str, now_s: float) -> None:
+        """Of no interest."""
+
+    def finished(
+        self,
+        request_id: str,
+        outcome: OutcomeKind,  # noqa: ARG002 - the protocol's
+        usage: Usage | None,  # noqa: ARG002
+        fleet: Fleet,  # noqa: ARG002
+        now_s: float,
+    ) -> Sequence[Action]:
+        request, replica = self.bound.pop(request_id)
+        self.in_flight[replica.node_id] -= 1
+        self.ended(request, replica, now_s)
+        return ()
+
+    def ended(self, request: InferenceRequest, replica: Replica, now_s: float) -> None:
+        """For what a policy remembers of the times."""
+
+    def failed(
+        self, request_id: str, outcome: OutcomeKind, fleet: Fleet, now_s: float
+    ) -> Sequence[Action]:
+        request, replica = self.bound[request_id]
+        self.out[replica.node_id] = now_s
+        self.finished(request_id, outcome, None, fleet, now_s)
+        return self.arrived(request, fleet, now_s)
+
+    def passed(self, fleet: Fleet, now_s: float) -> Sequence[Action]:
+        held, self.held = self.held, []
+        return [action for request in held for action in self.arrived(request, fleet, now_s)]
+
+
+class RandomChoice(AtOnce):
+    """Any machine that has the model."""
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:  # noqa: ARG002 - the base's
+        return self.rng.choice(replicas)
+
+
+class RoundRobin(AtOnce):
+    """One after the other, by model."""
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__(rng)
+        self._turns: dict[str, int] = {}
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:  # noqa: ARG002 - the base's
+        turn = self._turns.get(request.model_key, 0)
+        self._turns[request.model_key] = turn + 1
+        return replicas[turn % len(replicas)]
+
+
+class LeastRequests(AtOnce):
+    """The machine with the fewest requests under way; ties by lot."""
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:  # noqa: ARG002 - the base's
+        least = min(self.in_flight.get(r.node_id, 0) for r in replicas)
+        return self.rng.choice([r for r in replicas if self.in_flight.get(r.node_id, 0) == least])
+
+
+class PowerOfTwo(AtOnce):
+    """The less busy one of two drawn by lot."""
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:  # noqa: ARG002 - the base's
+        drawn = self.rng.sample(replicas, min(2, len(replicas)))
+        return min(drawn, key=lambda r: self.in_flight.get(r.node_id, 0))
+
+
+MATCH_SHARE = 0.5
+IMBALANCE = 32
+CHAINS_KEPT = 512
+
+
+class PrefixAware(AtOnce):
+    """The machine that saw the longest part of the prompt, if that is over half of it and loads are
+    balanced; else the one that has seen least, among those with the model loaded (the cache-aware
+    rule of inference gateways).
+    """
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__(rng)
+        self._seen: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+
+    def pick(self, request: InferenceRequest, replicas: Sequence[Replica], now_s: float) -> Replica:  # noqa: ARG002 - the base's
+        hot = [r for r in replicas if r.loaded is not None] or list(replicas)
+        counts = [self.in_flight.get(r.node_id, 0) for r in hot]
+        if max(counts) - min(counts) > IMBALANCE:
+            return hot[counts.index(min(counts))]
+        matches = [self._match(request, r) for r in hot]
+        if request.prefix and max(matches) > MATCH_SHARE * len(request.prefix):
+            return hot[matches.index(max(matches))]
+        sizes = [len(self._seen.get((r.node_id, request.model_key), ())) for r in hot]
+        return hot[sizes.index(min(sizes))]
+
+    def sent(self, request: InferenceRequest, replica: Replica, now_s: float) -> None:  # noqa: ARG002 - the base's
+        seen = self._seen.setdefault((replica.node_id, request.model_key), [])
+        seen.append(request.prefix)
+        del seen[:-CHAINS_KEPT]
+
+    def _match(self, request: InferenceRequest, replica: Replica) -> int:
+        seen = self._seen.get((replica.node_id, request.model_key), ())
+        return max((common_blocks(request.prefix, chain) for chain in seen), default=0)
+
+
+def _point_sum(rng: Random) -> Policy:
+    from ollama_herd.simulate.pointsum import PointSum  # noqa: PLC0415 - it builds on this module
+
+    return PointSum(rng)
+
+
+POLICIES: Mapping[str, Callable[[Random], Policy]] = MappingProxyType(
+    {
+        "herd": Herd,
+        "random": RandomChoice,
+        "round-robin": RoundRobin,
+        "least-requests": LeastRequests,
+        "power-of-two": PowerOfTwo,
+        "prefix-aware": PrefixAware,
+        "point-sum": _point_sum,
+    }
+)
+"""By name, as the command line calls them; `herd` is the product."""
