@@ -315,6 +315,23 @@ class TestPull:
         check_same(fleet, name)
 
 
+class TestOrigins:
+    @pytest.mark.parametrize("body", [{"model": "new:1b"}, {"model": "new:1b", "stream": False}])
+    def test_allowed_ones_are_told_so_once(self, fleet: Pair, body: dict[str, object]) -> None:
+        origin = "http://localhost:3000"
+        answer = fleet.call("POST", "/api/pull", body, headers={"Origin": origin})
+        allowed = [v for n, v in answer.headers if n.lower() == "access-control-allow-origin"]
+        assert (answer.status, allowed) == (200, [origin])
+
+    def test_foreign_pages_change_nothing(self, fleet: Pair) -> None:
+        headers = {"Origin": "http://evil.example"}
+        for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
+            answer = fleet.call(method, path, {"model": "tiny"}, headers=headers)
+            assert (answer.status, answer.body) == (403, b"")
+        assert nodes_with(fleet, "tiny") == ["a", "b"]
+        assert all(not managed(fleet, n).calls for n in ("a", "b"))
+
+
 ON_ONE_NODE = (
     "120_create_from_stream",
     "121_create_from_nostream",

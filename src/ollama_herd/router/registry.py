@@ -117,6 +117,8 @@ class Registry:
         self._apply(NodeDrained(node_id, draining))
 
     def forget(self, node_id: str) -> None:
+        for key in [key for key in self._relistings if key[0] == node_id]:
+            del self._relistings[key]
         self._apply(NodeForgotten(node_id))
 
     def _corrected(self, report: NodeReport) -> NodeReport:
