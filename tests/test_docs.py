@@ -72,10 +72,12 @@ def test_every_setting_is_listed(kind: type[RouterSettings | NodeSettings]) -> N
 
 
 def test_every_endpoint_is_listed() -> None:
-    page = _read("how-it-works.md")
     routes = {route.resource.canonical for route in herd_app().router.routes() if route.resource}
-    missing = [path for path in {*routes, *map(bytes.decode, INFERENCE)} if f" {path}`" not in page]
-    assert not missing
+    paths = {*routes, *map(bytes.decode, INFERENCE)}
+    page, api = _read("how-it-works.md"), _read("api.md")
+    assert not [path for path in paths if f" {path}`" not in page]
+    public = [path for path in paths if not path.startswith("/dashboard")]
+    assert not [path for path in public if f"`{path}`" not in api]
 
 
 @pytest.mark.parametrize("kind", [Eliminated, OutcomeKind, RefusalKind, NodeStatus])
