@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ollama_herd import clock
 from tests.e2e.conftest import Pair
 from tests.e2e.processes import Herd, Node, wait_until
 from tests.fakes.manage import ManagedOllama, Pace
@@ -14,7 +15,7 @@ from tests.fakes.raw import Client, exchange
 from tests.fakes.recordings import OLLAMA, read
 from tests.fakes.replay import parse_response
 from tests.fakes.shapes import body_shape
-from tests.fakes.state import Settings
+from tests.fakes.state import Fault, Settings
 
 MANAGE = OLLAMA.parent / "ollama_manage"
 NEW = model("new:1b", size_bytes=4000)
@@ -313,6 +314,36 @@ class TestPull:
     @pytest.mark.parametrize("name", ["135_pull_bad_name", "136_pull_empty"])
     def test_refusals_as_recorded(self, fleet: Pair, name: str) -> None:
         check_same(fleet, name)
+
+
+def running(pair: Pair) -> list[str]:
+    return [entry["name"] for entry in pair.call("GET", "/api/ps").json()["models"]]
+
+
+class TestPs:
+    def test_what_was_loaded_or_unloaded_just_now_is_known(self, fleet: Pair) -> None:
+        for _ in range(3):
+            fleet.call("POST", "/api/generate", {"model": "tiny-b"})
+            assert "tiny-b:latest" in running(fleet)
+            fleet.call("POST", "/api/generate", {"model": "tiny-b", "keep_alive": 0})
+            assert "tiny-b:latest" not in running(fleet)
+
+    def test_entries_are_those_of_the_engine(self, fleet: Pair) -> None:
+        fleet.call("POST", "/api/generate", {"model": "only-a"})
+        answer = fleet.call("GET", "/api/ps")
+        direct = fleet.direct("a", "GET", "/api/ps").json()["models"]
+        entry = next(e for e in answer.json()["models"] if e["name"] == "only-a:latest")
+        assert entry == next(e for e in direct if e["name"] == "only-a:latest")
+        assert answer.header("content-type") == "application/json; charset=utf-8"
+
+    def test_an_engine_that_hangs_is_not_waited_for(self, fleet: Pair) -> None:
+        fleet.call("POST", "/api/generate", {"model": "only-b"})
+        fleet.engine("a").fail_next(Fault.SILENCE, times=-1, path="/api/ps")
+        begun_s = clock.monotonic_s()
+        assert "only-b:latest" in running(fleet)
+        assert clock.monotonic_s() - begun_s < 2
+        fleet.engine("a").heal()
+        fleet.herd.wait_models("only-a:latest")
 
 
 class TestOrigins:

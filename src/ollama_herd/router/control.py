@@ -1,6 +1,7 @@
 """The control plane: every path but plain inference, as one aiohttp application.
 
-It reads snapshots and never asks a node: an answer here costs no engine anything.
+Its own answers come from snapshots and cost no engine anything; the calls that manage models
+(`router/models`) ask engines.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,6 @@ def control_app(
         add(method, "/api/version", answers.version)
         add(method, "/api/tags", answers.tags)
     add("GET", "/api/status", answers.status)
-    add("GET", "/api/ps", answers.ps)
     add("GET", "/v1/models", answers.models)
     add("GET", "/v1/models/{model}", answers.model)
     add("GET", "/fleet/status", answers.fleet_status)
@@ -109,9 +109,6 @@ class _Answers:
 
     async def tags(self, _request: web.Request) -> web.Response:
         return _json(merge.tags(self._registry.fleet))
-
-    async def ps(self, _request: web.Request) -> web.Response:
-        return _json(merge.ps(self._registry.fleet))
 
     async def models(self, _request: web.Request) -> web.Response:
         return _json(merge.models(self._registry.fleet), "application/json")

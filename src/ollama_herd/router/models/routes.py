@@ -10,6 +10,7 @@ from ollama_herd.router.models.account import Accounts
 from ollama_herd.router.models.answers import CallRefused, ModelParts, keep_untyped, refusal
 from ollama_herd.router.models.blobs import Blobs
 from ollama_herd.router.models.changes import Changes
+from ollama_herd.router.models.running import Running
 from ollama_herd.router.models.show import Shows
 from ollama_herd.router.models.transfer import Transfers
 from ollama_herd.router.slow import read_body
@@ -27,6 +28,7 @@ def add_model_routes(app: web.Application, parts: ModelParts) -> None:
         refuses = is_change and not parts.changes_allowed
         app.router.add_route(method, path, _guarded(_refuse_changes if refuses else handler))
 
+    add("GET", "/api/ps", Running(parts).ps)
     add("POST", "/api/show", Shows(parts).show)
     add("POST", "/api/pull", transfers.pull, is_change=True)
     add("POST", "/api/push", transfers.push, is_change=True)
