@@ -141,16 +141,25 @@ def test_a_broken_anthropic_stream_says_so(pair: Pair, fault: Fault) -> None:
 
 def test_the_engines_own_error_line_passes_unmodified(pair: Pair) -> None:
     fail_first(pair, Fault.ERROR_MID_STREAM)
-    answer = pair.call("POST", "/api/chat", CHAT)
+    answer = pair.call("POST", "/api/chat", {**CHAT, "model": "only-a"})
     assert answer.is_whole
     assert answer.lines()[-1] == {"error": RUNNER_DIED}
     assert len(answer.lines()) == 4
 
 
+def test_a_cut_whole_answer_is_had_elsewhere(pair: Pair) -> None:
+    pair.engine("a").fail_next(Fault.CUT_MID_STREAM, times=-1)
+    for _ in range(3):
+        answer = pair.call("POST", "/api/chat", {**CHAT, "stream": False})
+        assert answer.is_whole
+        assert answer.json()["done"] is True
+
+
 def test_a_cut_whole_answer_does_not_look_whole(pair: Pair) -> None:
     fail_first(pair, Fault.CUT_MID_STREAM)
     answer = pair.call("POST", "/api/chat", {**CHAT, "stream": False})
-    assert not answer.is_whole
+    assert answer.status == 502
+    assert answer.json()["error"]
 
 
 def test_silence_on_one_node_ends_when_the_client_leaves(pair: Pair) -> None:

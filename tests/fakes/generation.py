@@ -86,6 +86,7 @@ class Generation:
             await self._load_only(asked, model, options, reply, is_chat=is_chat)
             return
         limit = asked.get(_LIMIT_FIELD.get(path, "max_tokens"))
+        prompt, begun = begun_answer(asked, prompt)
         turn = compose(
             asked,
             model,
@@ -94,6 +95,7 @@ class Generation:
             is_thinking=_thinks(model, asked),
             script=self._state.scripts.get(model.key) or self._state.scripts.get(""),
             settings=self._state.settings,
+            begun=begun,
         )
         async with self._runners.slot(model, options, keep_alive_s) as (_, load_s):
             turn.load_s, turn.begun_s = load_s, clock.monotonic_s()
@@ -256,6 +258,21 @@ def prompt_of(asked: dict[str, Any]) -> str:
         if asked.get(field):
             return "…"
     return ""
+
+
+def begun_answer(asked: dict[str, Any], prompt: str) -> tuple[str, str]:
+    """The prompt, and the beginning of its answer where the request has one.
+
+    A raw prompt may end with it: nothing marks where it begins.
+    """
+    messages = asked.get("messages")
+    if isinstance(messages, list) and len(messages) > 1:
+        last = messages[-1]
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            return prompt_of({"messages": messages[:-1]}), str(last.get("content") or "")
+    if asked.get("raw"):
+        return prompt, prompt
+    return prompt, ""
 
 
 def _thinks(model: FakeModel, asked: dict[str, Any]) -> bool:

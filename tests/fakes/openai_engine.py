@@ -10,7 +10,7 @@ from typing import Any
 
 from ollama_herd import clock
 from tests.fakes.checks import RefusedError
-from tests.fakes.generation import prompt_of
+from tests.fakes.generation import begun_answer, prompt_of
 from tests.fakes.gojson import GoJsonError, decode_object, dumps
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
@@ -103,14 +103,17 @@ class FakeOpenAI(FakeOllama):
         if is_chat and not isinstance(asked.get("messages"), list):
             raise RefusedError(400, "'messages' is required")
         only = next(iter(self.models.values()))
+        is_raw = {"raw": not is_chat}
+        prompt, begun = begun_answer({**asked, **is_raw}, prompt_of(asked))
         turn = compose(
             {**asked, "model": self.name},
             only,
-            prompt=prompt_of(asked),
+            prompt=prompt,
             max_tokens=asked.get("max_tokens"),
             is_thinking=False,
             script=self.state.scripts.get(""),
             settings=self.settings,
+            begun=begun,
         )
         async with self.runners.slot(only, {}, None) as (_, load_s):
             turn.load_s, turn.begun_s = load_s, clock.monotonic_s()

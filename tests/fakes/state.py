@@ -63,6 +63,9 @@ class Settings:
     default_context: int = 4096
     version: str = "0.33.0-rc2"
     answer_tokens: int = 12
+    continues: str = "on"
+    """With an answer that was begun: reads `on` behind it, repeats it first (`echo`), or says it
+    all `anew`, as a chat template does that closes the assistant's turn."""
     is_frozen: bool = False
     """Everything in an answer is a function of the request: times, ids and durations too."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from ollama_herd import clock
@@ -93,9 +94,28 @@ def compose(
     is_thinking: bool,
     script: Scripted | None,
     settings: Settings,
+    begun: str = "",
 ) -> Turn:
-    """The answer to a prompt: the scripted one, or words up to the limit asked for."""
+    """The answer to a prompt: the scripted one, or words up to the limit asked for.
+
+    `begun` is what the request says of it already.
+    """
     tokens: Iterable[Token]
+    if begun:
+        return _going_on(
+            compose(
+                asked,
+                model,
+                prompt=prompt,
+                max_tokens=max_tokens if (max_tokens or -1) < 0 else max_tokens + len(begun),
+                is_thinking=is_thinking,
+                script=script,
+                settings=settings,
+            ),
+            begun,
+            max_tokens,
+            settings,
+        )
     if script is not None:
         said = [Token(text, is_thinking=True) for text in script.thinking]
         said += [Token(text) for text in script.tokens]
@@ -118,6 +138,29 @@ def compose(
         tool_calls=tool_calls,
         is_frozen=settings.is_frozen,
     )
+
+
+def _going_on(turn: Turn, begun: str, max_tokens: int | None, settings: Settings) -> Turn:
+    """The same answer without the tokens that `begun` ends with; all of it when there are none."""
+    rest = iter(turn.tokens)
+    skipped: list[Token] = []
+    text = ""
+    whole = list(islice(rest, len(begun) + settings.answer_tokens + 1))
+    for count in range(len(whole), 0, -1):
+        text = "".join(token.text for token in whole[:count])
+        if text == begun or (count > 1 and begun.endswith(text)):
+            skipped = whole[:count]
+            break
+    turn.prompt_tokens += len(skipped)
+    tokens = whole if settings.continues == "anew" else whole[len(skipped) :]
+    if settings.continues == "echo" and tokens:
+        tokens = [Token(text + tokens[0].text), *tokens[1:]]
+    if max_tokens is not None and max_tokens >= 0:
+        turn.done_reason = "length" if len(tokens) >= max_tokens else turn.done_reason
+        turn.tokens = tokens[:max_tokens]
+    else:
+        turn.tokens = chain(tokens, rest)
+    return turn
 
 
 def _words(prompt: str, limit: int, *, is_thinking: bool) -> Iterator[Token]:

@@ -156,6 +156,24 @@ class RouterSettings(Settings):
     )
     queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
     max_attempts: Count = Field(default=3, description="nodes tried for one request")
+    hedge: bool = Field(
+        default=True, description="ask a second node when an engine is silent for too long"
+    )
+    hedge_floor_s: Seconds = Field(
+        default=10, description="seconds without a first byte that are never too long"
+    )
+    hedge_ceiling_s: Seconds = Field(
+        default=120, description="seconds without a first byte that are always too long"
+    )
+    continue_streams: bool = Field(
+        default=True, description="let another node go on with a plain text that broke off"
+    )
+    stall_floor_s: Seconds = Field(
+        default=20, description="seconds of silence within a stream that are never too long"
+    )
+    stall_ceiling_s: Seconds = Field(
+        default=120, description="seconds of silence within a stream that are always too long"
+    )
     allow_destructive: bool = Field(
         default=True,
         description="let clients pull, push, create, copy, delete and upload; else they get 403",

@@ -29,3 +29,13 @@ def may_hedge(hedges: int, in_flight: int) -> bool:
 def may_retry(attempts: int, max_attempts: int) -> bool:
     """Whether a request that was tried `attempts` times gets another try."""
     return attempts < max_attempts
+
+
+def failing_status(status: int) -> OutcomeKind | None:
+    """How an answer with this status failed, None for one that goes to the client.
+
+    A 4xx is the request's own; 501 says that the model cannot do it, on any node.
+    """
+    if status < 500 or status == 501:
+        return None
+    return OutcomeKind.ENGINE_BUSY if status == 503 else OutcomeKind.ENGINE_ERROR

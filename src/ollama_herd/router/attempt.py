@@ -17,9 +17,10 @@ from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint as EngineAddress
 from ollama_herd.core.node import EngineKind, Replica
 from ollama_herd.core.request import Dialect, OutcomeKind, Usage
+from ollama_herd.router.connection import EngineConnection
+from ollama_herd.router.frames import FrameGate
 from ollama_herd.router.journal import Journal
 from ollama_herd.router.reply import HOP_BY_HOP, Headers, Reply
-from ollama_herd.router.upstream import EngineConnection
 from ollama_herd.router.wire import RequestHead
 
 NOT_FOR_ENGINES = HOP_BY_HOP | {
@@ -35,18 +36,29 @@ NOT_FOR_ENGINES = HOP_BY_HOP | {
 
 _STREAMS = (b"application/x-ndjson", b"text/event-stream")
 
+KEPT_BYTES = 4 * 1024 * 1024
+"""Of a stream, kept for the case that it has to be continued: about 30,000 tokens of Ollama's."""
+
+HELD_WHOLE_BYTES = 8 * 1024 * 1024
+"""Of a single answer, held until it is whole; a longer one goes to the client as it comes."""
+
 
 class Relayed(msgspec.Struct, frozen=True):
     """How the relaying ended.
 
     `whole`: the engine ended its answer properly. `told`: the client has read what went wrong.
-    `failed`: nothing went to the client, and why. `usage`: counts a translation found.
+    `failed`: nothing went to the client, and why. `usage`: counts a translation found. `error`:
+    the engine's own last words, held back. `sent`: what a stream's client has got, None when that
+    is not known any more; `torn`: it ends within a frame.
     """
 
     whole: bool
     told: bool = False
     failed: OutcomeKind | None = None
     usage: Usage | None = None
+    error: bytes = b""
+    sent: bytes | None = None
+    torn: bool = False
 
 
 class Call:
@@ -55,6 +67,7 @@ class Call:
     __slots__ = (
         "_translation",
         "body",
+        "dialect",
         "engine_endpoint",
         "framed_by_length",
         "head",
@@ -72,25 +85,79 @@ class Call:
         self.head = head
         self.body = body
         self.engine_endpoint = engine_endpoint
+        self.dialect = engine_endpoint.dialect if translation is None else Dialect.OLLAMA
         self.is_stream = False
         self.framed_by_length = False
         self._translation = translation
 
-    async def relay(self, connection: EngineConnection, reply: Reply, headers: Headers) -> Relayed:
-        """Send the engine's answer to the client as it comes; the caller finishes the reply."""
-        if self._translation is None:
-            return await self._pass(connection, reply, headers)
-        return await self._translate(self._translation, connection, reply, headers)
+    async def relay(
+        self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
+    ) -> Relayed:
+        """Send the engine's answer to the client as it comes; the caller finishes the reply.
 
-    async def _pass(self, connection: EngineConnection, reply: Reply, headers: Headers) -> Relayed:
+        `headers` are made when the head is sent: what is not streamed may still be retried.
+        """
+        if self._translation is not None:
+            return await self._translate(self._translation, connection, reply, headers)
         self.is_stream = connection.content_type.startswith(_STREAMS)
         self.framed_by_length = connection.length is not None
-        reply.start(connection.status, [*connection.headers, *headers], connection.length)
+        if self.is_stream and not self.framed_by_length:
+            return await self._stream(connection, reply, headers)
+        return await self._hold(connection, reply, headers)
+
+    async def _stream(
+        self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
+    ) -> Relayed:
+        connection.kept_bytes = KEPT_BYTES
+        gate = FrameGate(self.dialect, reply.write)
+        reply.start(connection.status, [*connection.headers, *headers()], None)
         reply.draw_from(connection)
-        connection.relay(reply.write)
+        connection.relay(gate.feed)
         reply.flush()
         whole = await connection.ended()
         reply.draw_from(None)
+        rest = gate.close()
+        if gate.error:
+            return Relayed(whole, error=gate.error, sent=connection.kept(), torn=gate.is_torn)
+        if whole and rest:
+            reply.write(rest)
+        return Relayed(whole, sent=connection.kept(), torn=gate.is_torn)
+
+    async def _hold(
+        self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
+    ) -> Relayed:
+        """An engine sends a single answer when it has all of it, so holding it costs no time; one
+        that breaks off can then be had from another node.
+        """
+        held: list[bytes] = []
+        size = 0
+
+        def collect(data: bytes) -> None:
+            nonlocal size
+            if reply.started:
+                reply.write(data)
+                return
+            held.append(data)
+            size += len(data)
+            if size > HELD_WHOLE_BYTES:
+                begin()
+
+        def begin() -> None:
+            reply.start(connection.status, [*connection.headers, *headers()], connection.length)
+            reply.draw_from(connection)
+            for piece in held:
+                reply.write(piece)
+            reply.flush()
+            held.clear()
+
+        connection.relay(collect)
+        whole = connection.complete or await connection.ended()
+        reply.draw_from(None)
+        if not reply.started:
+            if not whole:
+                failed = OutcomeKind.SILENT if connection.stalled else OutcomeKind.TRUNCATED
+                return Relayed(whole=False, failed=failed)
+            begin()
         return Relayed(whole)
 
     async def _translate(
@@ -98,39 +165,63 @@ class Call:
         translation: Translation,
         connection: EngineConnection,
         reply: Reply,
-        headers: Headers,
+        headers: Callable[[], Headers],
     ) -> Relayed:
         """The head goes out with the first translated bytes: until then the status is not final,
         and a failure can be retried elsewhere.
         """
         translation.head(connection.status, connection.content_type.decode("latin-1"))
+        said = Kept()
+        gate = FrameGate(Dialect.OLLAMA, reply.write)
 
         def begin(length: int | None) -> None:
             content_type = translation.content_type.encode()
-            reply.start(translation.status, [(b"Content-Type", content_type), *headers], length)
+            reply.start(translation.status, [(b"Content-Type", content_type), *headers()], length)
 
         def pump(data: bytes) -> None:
             out = translation.feed(data, now_s())
-            if out:
+            if out and (reply.started or translation.failed is None):
                 if not reply.started:
                     begin(None)
-                reply.write(out)
+                said.add(out)
+                gate.feed(out)
 
         reply.draw_from(connection)
         connection.relay(pump)
-        whole = await connection.ended()
+        whole = connection.complete or await connection.ended()
         reply.draw_from(None)
         rest = translation.end(now_s())
-        if translation.failed is not None and not reply.started:
-            return Relayed(whole=False, failed=translation.failed)
+        failed = translation.failed
+        if failed is not None and connection.stalled:
+            failed = OutcomeKind.SILENT
+        if failed is not None and not reply.started:
+            return Relayed(whole=False, failed=failed)
         self.is_stream = reply.started
-        if not reply.started:
+        if not self.is_stream:
             begin(len(rest))
-        if rest:
             reply.write(rest)
+            return Relayed(whole=whole, told=True, usage=translation.usage)
+        if rest:
+            gate.feed(rest)
+        gate.close()
         return Relayed(
-            whole=whole and translation.failed is None, told=True, usage=translation.usage
+            whole=whole and failed is None,
+            usage=translation.usage,
+            error=gate.error,
+            sent=said.whole(),
         )
+
+    def translator(self, connection: EngineConnection) -> Callable[[bytes], bytes]:
+        """What turns the engine's body into that of the client's dialect."""
+        translation = self._translation
+        if translation is None:
+            return _as_it_is
+        translation.head(connection.status, connection.content_type.decode("latin-1"))
+        return lambda data: translation.feed(data, now_s())
+
+    def translated_end(self) -> bytes:
+        """The last bytes in the client's dialect, after the engine's last."""
+        return b"" if self._translation is None else self._translation.end(now_s())
 
     def failure(self, status: int, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
         """An engine's failed answer, read whole, as its client would see it."""
@@ -143,15 +234,43 @@ class Call:
         return translation.status, [(b"Content-Type", content_type)], translated
 
 
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+class Kept:
+    """The bytes of a stream so far, as long as they are not too many."""
+
+    __slots__ = ("_parts", "_size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= KEPT_BYTES:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+
+    def whole(self) -> bytes | None:
+        return b"".join(self._parts) if self._size <= KEPT_BYTES else None
+
+
 def prepare_call(
-    endpoint: Endpoint, head: RequestHead, parsed: ParsedBody, replica: Replica
+    endpoint: Endpoint, head: RequestHead, parsed: ParsedBody, replica: Replica, path: bytes = b""
 ) -> Call | LocalAnswer | ApiError:
-    """The call for this replica; an answer or an error when no engine is needed to give it."""
+    """The call for this replica; an answer or an error when no engine is needed to give it.
+
+    `path` when another one than the client's is to be called.
+    """
+    raw_path = path or head.path
     headers: Headers = head.headers
     if parsed.unpacked:
         headers = [(name, value) for name, value in headers if name != b"content-encoding"]
     if replica.kind is EngineKind.OLLAMA:
-        request_head = engine_head(head.path, headers, replica.endpoint, len(parsed.body))
+        request_head = engine_head(raw_path, headers, replica.endpoint, len(parsed.body))
         return Call(request_head, parsed.body, endpoint)
     if endpoint.dialect is Dialect.OLLAMA:
         translation = translate(endpoint, parsed, replica.model.name, now_s())
@@ -169,7 +288,7 @@ def prepare_call(
     body = parsed.body
     if parsed.model != replica.model.name:
         body = replace_model(body, replica.model.name)
-    return Call(engine_head(head.path, headers, replica.endpoint, len(body)), body, endpoint)
+    return Call(engine_head(raw_path, headers, replica.endpoint, len(body)), body, endpoint)
 
 
 def engine_head(

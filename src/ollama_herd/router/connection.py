@@ -160,6 +160,7 @@ class EngineConnection(asyncio.Protocol):
             self.stalled = True
             self._fail(OutcomeKind.SILENT, f"no byte for {self.silent_s:.0f} s")
         elif self._head is not None and not self._head.done():
+            self.patience = None
             self._head.set_result(None)
 
     def relay(self, on_body: Callable[[bytes], None]) -> None:

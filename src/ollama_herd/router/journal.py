@@ -26,6 +26,7 @@ class Journal:
         "attempts",
         "decision",
         "error",
+        "first_byte_ms",
         "queue_ms",
         "refusal",
         "request",
@@ -43,7 +44,8 @@ class Journal:
         self.decision: RouteDecision | None = None
         self.attempts: list[Attempt] = []
         self.queue_ms = 0.0
-        self.ttft_ms = -1.0
+        self.ttft_ms = -1.0  # of the answer
+        self.first_byte_ms = -1.0  # of the attempt under way
         self.status = CLIENT_LEFT
         self.error = ""
         self.usage: Usage | None = None
@@ -60,8 +62,25 @@ class Journal:
         self.decision = decision
         self._candidate = candidate
         self._attempt_ms = self.since_ms()
+        self.first_byte_ms = -1.0
         if not self.attempts:
             self.queue_ms = self._attempt_ms
+
+    def go_on_with(self, decision: RouteDecision, candidate: Candidate, started_ms: float) -> None:
+        """Of two attempts at once this one is left: it is the one under way from now on."""
+        self.decision = decision
+        self._candidate = candidate
+        self._attempt_ms = started_ms
+
+    def first_byte(self) -> None:
+        """The attempt under way brought its first byte."""
+        self.first_byte_ms = self.since_ms()
+        if self.ttft_ms < 0:
+            self.ttft_ms = self.first_byte_ms
+
+    def no_byte(self) -> None:
+        """What it brought did not reach the client: the answer is still to begin."""
+        self.ttft_ms = self.first_byte_ms = -1.0
 
     def end(self, outcome: OutcomeKind, *, status: int = 0, detail: str = "") -> None:
         """The attempt under way has ended; without one this does nothing."""
@@ -69,6 +88,18 @@ class Journal:
         if candidate is None:
             return
         self._candidate = None
+        self.note(candidate, outcome, self._attempt_ms, status=status, detail=detail)
+
+    def note(
+        self,
+        candidate: Candidate,
+        outcome: OutcomeKind,
+        started_ms: float,
+        *,
+        status: int = 0,
+        detail: str = "",
+    ) -> None:
+        """An attempt has ended: the one under way, or one that was made beside it."""
         replica = candidate.replica
         self.attempts.append(
             Attempt(
@@ -77,8 +108,8 @@ class Journal:
                 model=replica.model.name,
                 outcome=outcome,
                 status=status,
-                started_ms=self._attempt_ms,
-                first_byte_ms=self.ttft_ms,
+                started_ms=started_ms,
+                first_byte_ms=self.first_byte_ms if self._candidate is None else -1.0,
                 ended_ms=self.since_ms(),
                 detail=detail,
             )

@@ -6,109 +6,41 @@ Endpoints differ by their row in `api.endpoints`, dialects by the translation an
 """
 
 import asyncio
-import itertools
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from ollama_herd.api.endpoints import Endpoint
-from ollama_herd.api.errors import (
-    ApiError,
-    attempts_failed,
-    broken_stream,
-    refused,
-    render,
-    stream_error,
-)
+from ollama_herd.api.errors import ApiError, attempts_failed, refused, render
 from ollama_herd.api.parse import ParsedBody, read_request
-from ollama_herd.api.tail import read_tail
+from ollama_herd.api.tail import Tail, read_tail
 from ollama_herd.api.translate import ENGINE_LACKS_FEATURE, LocalAnswer, replace_model
-from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.names import canonical_name
+from ollama_herd.core.node import Replica
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority, RefusalKind
+from ollama_herd.core.retry import failing_status, may_retry
 from ollama_herd.core.routing import Candidate, RouteDecision
-from ollama_herd.core.trace import Trace
 from ollama_herd.router.asking import node_header
-from ollama_herd.router.attempt import Call, header_text, herd_headers, prepare_call
-from ollama_herd.router.dispatcher import Dispatcher, Refused
-from ollama_herd.router.gate import Gate
-from ollama_herd.router.journal import Journal
-from ollama_herd.router.reply import Headers, Reply, answer
+from ollama_herd.router.attempt import Call, Relayed, header_text, herd_headers, prepare_call
+from ollama_herd.router.connection import EngineConnection, UpstreamFailed
+from ollama_herd.router.continuation import Broken, go_on
+from ollama_herd.router.dispatcher import Refused
+from ollama_herd.router.exchange import (
+    Exchange,
+    Exhausted,
+    Failed,
+    HeldAnswer,
+    Parts,
+    held_answer,
+)
+from ollama_herd.router.hedge import Contender, race
+from ollama_herd.router.reply import Reply, answer
 from ollama_herd.router.unload import unload
-from ollama_herd.router.upstream import EngineConnection, Upstream, UpstreamFailed
 from ollama_herd.router.wire import RequestHead
 
+__all__ = ["Parts", "serve"]
+
 _log = structlog.get_logger(__name__)
-
-HELD_ANSWER_BYTES = 65536
-"""An engine's 5xx is held back up to this size while other nodes are tried."""
-
-_run_id = secrets.token_hex(4)
-_numbers = itertools.count(1)
-
-HeldAnswer = tuple[int, Headers, bytes]
-"""Status, headers and body of an engine that failed, passed on when no other engine is left."""
-
-Failed = tuple[OutcomeKind, HeldAnswer | None]
-"""How an attempt failed before the client got a byte, and the engine's own answer if any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the request path works with; built once in `app`."""
-
-    dispatcher: Dispatcher
-    upstream: Upstream
-    put_trace: Callable[[Trace], None]
-    node_name: Callable[[str], str]
-    fleet: Callable[[], Fleet]
-    gate: Gate
-    max_attempts: int
-
-
-class Exhausted(Exception):  # noqa: N818 - an answer to a client, not a defect
-    """No attempt led to an answer; `held` is the last engine's own, if it gave one."""
-
-    def __init__(self, held: HeldAnswer | None) -> None:
-        super().__init__("every attempt failed")
-        self.held = held
-
-
-class Exchange:
-    """One request on its way: what was asked, where the answer goes, what is noted of it.
-
-    `more` are response headers that every answer carries (CORS).
-    """
-
-    __slots__ = ("endpoint", "head", "journal", "more", "parts", "reply")
-
-    def __init__(self, parts: Parts, endpoint: Endpoint, head: RequestHead, reply: Reply) -> None:
-        self.parts = parts
-        self.endpoint = endpoint
-        self.head = head
-        self.reply = reply
-        self.journal = Journal(f"{_run_id}-{next(_numbers)}")
-        self.more: Headers = ()
-
-    @property
-    def request_id(self) -> str:
-        return self.journal.request_id
-
-    def herd_headers(self) -> Headers:
-        return [*herd_headers(self.journal, self.parts.node_name), *self.more]
-
-    def refuse(self, error: ApiError, more: Headers = ()) -> None:
-        """An answer of our own: `error` in the caller's dialect."""
-        status, content_type, body = render(error, self.endpoint.dialect, self.endpoint.path)
-        self.journal.status = status
-        self.journal.error = error.code
-        headers = [*self.more, *more]
-        if error.retry_after_s:
-            headers.append((b"Retry-After", b"%d" % error.retry_after_s))
-        answer(self.reply, status, content_type, body, headers)
 
 
 async def serve(
@@ -139,12 +71,12 @@ async def serve(
     except asyncio.CancelledError:
         journal.error = journal.error or "client_left"
         journal.end(OutcomeKind.CANCELLED, detail="the client left")
-        parts.dispatcher.cancelled(exchange.request_id)
+        parts.dispatcher.cancelled(exchange.lease)
         raise
     except Exception as failure:  # noqa: BLE001 - the request boundary: a defect costs one request
         _log.exception("request failed", request_id=exchange.request_id)
         journal.end(OutcomeKind.ENGINE_ERROR, detail=type(failure).__name__)
-        parts.dispatcher.cancelled(exchange.request_id)
+        parts.dispatcher.cancelled(exchange.lease)
         if reply.started:
             reply.abort()
         else:
@@ -213,6 +145,7 @@ async def _unload(exchange: Exchange, parsed: ParsedBody, model_key: str) -> boo
 async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequest) -> None:
     """Attempt after attempt, each on a replica that was granted, until one answers."""
     parts, journal = exchange.parts, exchange.journal
+    exchange.parsed = parsed
     decision = await parts.dispatcher.grant(request)
     while True:
         candidate = _winner(decision)
@@ -224,93 +157,96 @@ async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequ
         if isinstance(call, ApiError):
             failed: Failed | None = _not_called(exchange, call)
         else:
-            failed = await _attempt(exchange, call, candidate)
+            failed = await _attempt(exchange, call, decision, candidate)
         if failed is None:
             return
         outcome, held = failed
-        if len(journal.attempts) >= parts.max_attempts:
-            parts.dispatcher.finished(exchange.request_id, outcome, None)
+        if not may_retry(len(journal.attempts), parts.max_attempts):
+            parts.dispatcher.finished(exchange.lease, outcome, None)
             raise Exhausted(held)
         try:
-            decision = await parts.dispatcher.retry(exchange.request_id, outcome)
+            decision = await parts.dispatcher.retry(exchange.lease, outcome)
         except Refused:
             raise Exhausted(held) from None
 
 
-async def _attempt(exchange: Exchange, call: Call, candidate: Candidate) -> Failed | None:
-    """One try on one replica: None when the client has its answer, else how it failed."""
+async def _attempt(
+    exchange: Exchange, call: Call, decision: RouteDecision, candidate: Candidate
+) -> Failed | None:
+    """One try on one replica, or on two when the first is silent: None when the client has its
+    answer, else how it failed.
+    """
     upstream, journal = exchange.parts.upstream, exchange.journal
-    address = candidate.replica.endpoint
+    replica = candidate.replica
+    started_ms = journal.since_ms()
     try:
-        connection = await upstream.send(address, call.head, call.body)
+        connection = await upstream.send(replica.endpoint, call.head, call.body, exchange.patience)
     except UpstreamFailed as failure:
         journal.end(failure.outcome, detail=failure.detail)
         return failure.outcome, None
+    if not connection.answered:
+        elder = Contender(exchange.lease, decision, candidate, call, started_ms, connection)
+        won = await race(exchange, elder)
+        if not isinstance(won, Contender) or won.connection is None:
+            return won if isinstance(won, tuple) else None
+        call, replica, connection = won.call, won.candidate.replica, won.connection
+        connection.patience = exchange.patience
     try:
-        status = connection.status
-        if status >= 500 and status != 501:  # 501: the model cannot do it, on any node
-            outcome = OutcomeKind.ENGINE_BUSY if status == 503 else OutcomeKind.ENGINE_ERROR
-            held = await _held(connection, call)
-            journal.end(outcome, status=status)
+        outcome = failing_status(connection.status)
+        if outcome is not None:
+            held = await held_answer(connection, call.failure)
+            journal.end(outcome, status=connection.status)
             return outcome, held
-        return await _relay(exchange, call, connection)
+        return await _relay(exchange, call, connection, replica)
     finally:
-        upstream.release(address, connection)
+        upstream.release(replica.endpoint, connection)
 
 
-async def _relay(exchange: Exchange, call: Call, connection: EngineConnection) -> Failed | None:
+async def _relay(
+    exchange: Exchange, call: Call, connection: EngineConnection, replica: Replica
+) -> Failed | None:
     """The first byte is here: the route is fixed, and every byte goes to the client."""
     parts, journal, reply = exchange.parts, exchange.journal, exchange.reply
-    journal.ttft_ms = journal.since_ms()
-    journal.status = connection.status
-    parts.dispatcher.first_byte(exchange.request_id)
-    relayed = await call.relay(connection, reply, exchange.herd_headers())
-    if relayed.failed is not None:  # a translation found out before the client got a byte
-        journal.ttft_ms = -1.0
-        journal.end(relayed.failed, status=connection.status)
+    status = connection.status
+    journal.first_byte()
+    journal.status = status
+    parts.dispatcher.first_byte(exchange.lease)
+    relayed = await call.relay(connection, reply, exchange.herd_headers)
+    if relayed.failed is not None:  # nothing of it went to the client
+        journal.no_byte()
+        journal.end(relayed.failed, status=status, detail=connection.lost or "")
         return relayed.failed, None
-    tail = read_tail(
-        connection.tail(), call.engine_endpoint, connection.status, is_stream=call.is_stream
-    )
-    detail = ""
-    if connection.status >= 400:
-        outcome = OutcomeKind.CLIENT_ERROR
-    elif tail.error:
-        outcome, detail = OutcomeKind.ENGINE_ERROR, "the engine reported an error in its stream"
-    elif not relayed.whole or not tail.complete:
-        outcome = OutcomeKind.TRUNCATED
-        detail = connection.lost or "the stream ended without its end marker"
-        journal.error = outcome.value
-    else:
-        outcome = OutcomeKind.COMPLETED
+    tail = read_tail(connection.tail(), call.engine_endpoint, status, is_stream=call.is_stream)
     journal.usage = relayed.usage or tail.usage
-    journal.end(outcome, status=connection.status, detail=detail)
-    if relayed.told or (relayed.whole and outcome is not OutcomeKind.TRUNCATED):
-        reply.finish()
+    if status >= 400:
+        outcome, detail = OutcomeKind.CLIENT_ERROR, ""
     else:
-        _end_cut_answer(exchange, call, connection, detail)
-    parts.dispatcher.finished(exchange.request_id, outcome, journal.usage)
+        outcome, detail = _ending(connection, relayed, tail)
+    journal.end(outcome, status=status, detail=detail)
+    if outcome in _ANSWERED and (relayed.whole or relayed.told):
+        reply.finish()
+        parts.dispatcher.finished(exchange.lease, outcome, journal.usage)
+    elif call.is_stream and not call.framed_by_length:
+        await go_on(exchange, Broken(outcome, detail, relayed), replica)
+    else:  # an answer with a length that is cut must not look whole
+        journal.error = outcome.value
+        reply.abort()
+        parts.dispatcher.finished(exchange.lease, outcome, None)
     return None
 
 
-def _end_cut_answer(
-    exchange: Exchange, call: Call, connection: EngineConnection, detail: str
-) -> None:
-    """A cut answer must not look whole: an error event in a stream, else a cut connection."""
-    reply, endpoint = exchange.reply, exchange.endpoint
-    if not call.is_stream or call.framed_by_length:
-        reply.abort()
-        return
-    message = broken_stream(exchange.parts.node_name(exchange.journal.node_id), detail)
-    reply.write(stream_error(message, endpoint.dialect, endpoint.path, connection.tail()))
-    reply.finish()
+_ANSWERED = frozenset({OutcomeKind.COMPLETED, OutcomeKind.CLIENT_ERROR})
 
 
-async def _held(connection: EngineConnection, call: Call) -> HeldAnswer | None:
-    body = await connection.read_all(HELD_ANSWER_BYTES)
-    if body is None:
-        return None
-    return call.failure(connection.status, connection.headers, body)
+def _ending(connection: EngineConnection, relayed: Relayed, tail: Tail) -> tuple[OutcomeKind, str]:
+    """How an answer ended that had begun well, and what was wrong with it."""
+    if connection.stalled:
+        return OutcomeKind.SILENT, connection.lost or "the stream stalled"
+    if tail.error or relayed.error:
+        return OutcomeKind.ENGINE_ERROR, "the engine reported an error in its stream"
+    if not relayed.whole or not tail.complete:
+        return OutcomeKind.TRUNCATED, connection.lost or "the stream ended without its end marker"
+    return OutcomeKind.COMPLETED, ""
 
 
 def _not_called(exchange: Exchange, error: ApiError) -> Failed:
@@ -320,7 +256,7 @@ def _not_called(exchange: Exchange, error: ApiError) -> Failed:
     held = (status, [(b"Content-Type", content_type)], body)
     exchange.journal.end(OutcomeKind.CLIENT_ERROR, status=status, detail=error.code)
     if error.code != ENGINE_LACKS_FEATURE:
-        exchange.parts.dispatcher.finished(exchange.request_id, OutcomeKind.CLIENT_ERROR, None)
+        exchange.parts.dispatcher.finished(exchange.lease, OutcomeKind.CLIENT_ERROR, None)
         raise Exhausted(held)
     return OutcomeKind.CLIENT_ERROR, held
 
@@ -345,10 +281,10 @@ def _answer_locally(exchange: Exchange, local: LocalAnswer) -> None:
     """Loading on an engine that keeps its model loaded needs no call."""
     journal = exchange.journal
     journal.status = local.status
-    journal.ttft_ms = journal.since_ms()
+    journal.first_byte()
     headers = exchange.herd_headers()
     journal.end(OutcomeKind.COMPLETED, status=local.status)
-    exchange.parts.dispatcher.finished(exchange.request_id, OutcomeKind.COMPLETED, None)
+    exchange.parts.dispatcher.finished(exchange.lease, OutcomeKind.COMPLETED, None)
     answer(exchange.reply, local.status, local.content_type.encode(), local.body, headers)
 
 

@@ -13,6 +13,10 @@ __all__ = ["EngineConnection", "Upstream", "UpstreamFailed"]
 IDLE_EXPIRY_S = 4.0
 """llama.cpp's server closes idle connections after 5 s; Ollama never does."""
 
+RESTED_S = 1.0
+"""An engine that closes a connection used more recently than this has failed; one that closes it
+later may only have thought it idle."""
+
 IDLE_PER_ENDPOINT = 64
 """Idle connections kept to one engine; more than any engine's slots, small for its sockets."""
 
@@ -67,19 +71,21 @@ class Upstream:
 
         Where that takes longer than `patience` the connection comes back not `answered`: its
         request is still under way, and `head_came` waits on. Whatever comes back is released in
-        the end. A reused connection that turns out to be closed is replaced by a new one: the
-        engine had let it go before it read the request. Raises UpstreamFailed.
+        the end. A connection that had rested and turns out to be closed is replaced: the engine
+        had let it go before it read the request. Raises UpstreamFailed.
         """
         while True:
             connection = self.idle_connection(endpoint) or await self.connect(endpoint)
             self._busy.add(connection)
+            sent_s = monotonic_s()
             answered = connection.send(head, body)
             connection.patience = patience
             try:
                 await answered
             except UpstreamFailed as failure:
                 self._busy.discard(connection)
-                if connection.reused and failure.outcome is OutcomeKind.CLOSED_EARLY:
+                rested = connection.reused and sent_s - connection.idle_since_s >= RESTED_S
+                if rested and failure.outcome is OutcomeKind.CLOSED_EARLY:
                     continue
                 raise
             except asyncio.CancelledError:
