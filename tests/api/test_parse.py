@@ -576,3 +576,33 @@ def test_what_stands_behind_a_body_does_not_matter(
         assert request == alone
     cut = sent[: data.draw(st.integers(0, len(sent) - 1))]
     assert isinstance(read_request(CHAT, cut), ApiError)
+
+
+def _talk(endpoint: Endpoint, turns: int, more: dict[str, Any]) -> ParsedBody:
+    said = [{"role": "user", "content": f"turn {i}: " + "word " * 300} for i in range(turns)]
+    return parsed(endpoint, {"model": "m", "max_tokens": 9, "messages": said, **more})
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_the_next_turn_extends_the_prefix(path: str) -> None:
+    endpoint = INFERENCE[path.encode()]
+    first, second = (_talk(endpoint, turns, {}).prefix for turns in (3, 4))
+    assert len(first) == 4
+    assert len(second) > len(first)
+    assert second[: len(first)] == first
+    other = _talk(endpoint, 4, {"tools": [{"type": "function", "n": 1}]}).prefix
+    assert not set(other) & set(second)
+
+
+def test_short_prompts_pictures_and_embeddings_have_no_prefix() -> None:
+    text = "word " * 1000
+    picture = {"role": "user", "content": text, "images": ["aGk="]}
+    assert _talk(INFERENCE[b"/api/chat"], 1, {}).prefix
+    assert not parsed(INFERENCE[b"/api/generate"], {"model": "m", "prompt": text[:900]}).prefix
+    assert not parsed(INFERENCE[b"/api/chat"], {"model": "m", "messages": [picture]}).prefix
+    assert not parsed(INFERENCE[b"/v1/embeddings"], {"model": "m", "input": text}).prefix
+
+
+def test_the_prefix_of_a_huge_prompt_is_bounded() -> None:
+    body = {"model": "m", "prompt": "x" * 8_000_000}
+    assert len(parsed(INFERENCE[b"/api/generate"], body).prefix) == 1024

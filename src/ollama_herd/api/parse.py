@@ -29,6 +29,7 @@ from ollama_herd.api.errors import ApiError, bad_body, missing_model
 from ollama_herd.api.lenient import read_leniently, without_member
 from ollama_herd.api.media import text_bytes
 from ollama_herd.api.zstd import unpack_zstd
+from ollama_herd.core.prefix import BLOCK_BYTES, MAX_BLOCKS, block_chain
 from ollama_herd.core.request import Dialect, Kind
 
 BYTES_PER_TOKEN: Final = 4
@@ -47,7 +48,8 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     `keep_alive_s` is None when the request does not say, `bodies.KEEP_FOREVER` when negative.
     `max_tokens` is the client's bound on the answer, None without one. `load_options` are sorted.
     `think` is as asked: None, a boolean or a level. `unpacked` says that `body` is plain though
-    the client sent it with a Content-Encoding: that header must not go on.
+    the client sent it with a Content-Encoding: that header must not go on. `prefix` are hashes of
+    the prompt's blocks (`core.prefix.block_chain`); they are good in this process only.
     """
 
     model: str
@@ -66,6 +68,7 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     logprobs: bool = False
     fallback_models: tuple[str, ...] = ()
     unpacked: bool = False
+    prefix: tuple[int, ...] = ()
 
 
 def read_request(
@@ -153,6 +156,7 @@ def _read_ollama(endpoint: Endpoint, fields: OllamaBody, sent: bytes) -> ParsedB
         has_format=len(fields.format) > 2 and not is_empty(fields.format),
         think=fields.think,
         logprobs=fields.logprobs is True,
+        prefix=() if has_images else _prefix(fields.tools, fields.system, text),
     )
 
 
@@ -229,6 +233,9 @@ def _openai(
         has_format=layout is not None and layout.type != "text",
         think=fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None),
         logprobs=fields.logprobs is not None and fields.logprobs is not False,
+        prefix=()
+        if has_images or endpoint.kind is Kind.EMBED
+        else _prefix(fields.tools, fields.instructions, text),
     )
 
 
@@ -256,7 +263,22 @@ def _read_anthropic(
         has_tools=len(fields.tools) > 2 and not is_empty(fields.tools),
         has_images=has_images,
         think=(fields.thinking is not None and fields.thinking.type == "enabled") or None,
+        prefix=() if has_images else _prefix(fields.tools, fields.system, fields.messages),
     )
+
+
+def _prefix(*parts: msgspec.Raw) -> tuple[int, ...]:
+    """The chain over a prompt's parts in the order in which templates write them.
+
+    An image's bytes are no tokens, so prompts with images have none.
+    """
+    if sum(map(len, parts)) < BLOCK_BYTES:
+        return ()
+    left, taken = MAX_BLOCKS * BLOCK_BYTES, []
+    for part in parts:
+        taken.append(memoryview(part)[:left])
+        left -= len(taken[-1])
+    return block_chain(b"".join(taken))
 
 
 def _refusal(endpoint: Endpoint, sent: bytes) -> ApiError:
