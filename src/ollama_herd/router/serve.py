@@ -329,6 +329,7 @@ def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
         priority=_priority(exchange.head),
         fallback_models=parsed.fallback_models,
         is_load_only=parsed.is_load_only,
+        prefix=parsed.prefix,
     )
 
 
