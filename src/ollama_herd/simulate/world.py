@@ -29,7 +29,8 @@ WARM_UP_SHARE = 0.1
 """Requests of the first tenth of the time are answered, but not measured."""
 
 DRAIN_LIMIT = 6.0
-"""Requests not answered after so many horizons are starved."""
+DRAIN_MORE_S = 3600.0
+"""Requests not answered after so many horizons and an hour are starved."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -112,7 +113,7 @@ class World:
 
     def run(self, progress: Callable[[float], None] | None = None) -> Outcome:
         """Until every request has ended. `progress` is told the share done now and then."""
-        limit_s = DRAIN_LIMIT * self._conditions.horizon_s + 600
+        limit_s = DRAIN_LIMIT * self._conditions.horizon_s + DRAIN_MORE_S
         count = 0
         while self._events and (self._to_come or self._open):
             at_s, _, happen = heapq.heappop(self._events)
