@@ -1,0 +1,75 @@
+// Follows the herd by server-sent events and holds the only live state of the page.
+import { applyDelta, fromSnapshot, NOTHING, stateOf, type Delta, type Live } from "./live";
+
+export type Link = "connecting" | "live" | "lost";
+
+const RETRY_MS = [500, 1000, 2000, 4000, 8000];
+const STALE_MS = 45_000; // three pings of the herd, which a browser does not show to us
+
+class Herd {
+  #live = $state.raw<Live>(NOTHING);
+  link = $state<Link>("connecting");
+  now_s = $state(Date.now() / 1000);
+  state = $derived(stateOf(this.#live.parts));
+  known = $derived(this.#live.seq >= 0);
+  names = $derived(new Map(this.state.nodes.map((node) => [node.node_id, node.name])));
+
+  #source: EventSource | null = null;
+  #offset_s = 0;
+  #heard_ms = 0;
+  #failures = 0;
+  #timer = 0;
+
+  start(): void {
+    this.#open();
+    setInterval(() => (this.now_s = Date.now() / 1000 + this.#offset_s), 1000);
+    const again = () => {
+      if (document.visibilityState !== "visible") return;
+      if (this.link !== "live" || Date.now() - this.#heard_ms > STALE_MS) this.#open();
+    };
+    document.addEventListener("visibilitychange", again);
+    addEventListener("online", again);
+    addEventListener("pagehide", () => this.#source?.close());
+  }
+
+  /** A node's name, its id when it is no longer known. */
+  name(id: string): string {
+    return this.names.get(id) ?? id;
+  }
+
+  #open(): void {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    const source = new EventSource("/dashboard/events");
+    this.#source = source;
+    source.addEventListener("snapshot", (event) => {
+      const snapshot = JSON.parse(event.data as string) as Delta;
+      this.#live = fromSnapshot(snapshot);
+      this.#heard(snapshot);
+    });
+    source.addEventListener("delta", (event) => {
+      const delta = JSON.parse(event.data as string) as Delta;
+      const next = applyDelta(this.#live, delta);
+      if (next === null) return this.#open();
+      this.#live = next;
+      this.#heard(delta);
+    });
+    source.onerror = () => {
+      source.close(); // our own retries: the browser's give up at a 503
+      if (source !== this.#source) return;
+      this.link = "lost";
+      const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)];
+      this.#timer = window.setTimeout(() => this.#open(), wait);
+    };
+  }
+
+  #heard(delta: Delta): void {
+    this.link = "live";
+    this.#failures = 0;
+    this.#heard_ms = Date.now();
+    this.#offset_s = delta.time_s - Date.now() / 1000;
+    this.now_s = delta.time_s;
+  }
+}
+
+export const herd = new Herd();
