@@ -15,9 +15,6 @@ from ollama_herd.router.slow import read_body
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.wire import Limits
 
-_UNTYPED = "untyped"
-"""Marks an answer that has no content type."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
@@ -70,14 +67,17 @@ def passed_on(answer: EngineAnswer, nodes: list[str]) -> web.Response:
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in (*answer.headers, node_header(nodes))
     )
-    response = web.Response(status=answer.status, body=answer.body, headers=headers)
-    response[_UNTYPED] = "Content-Type" not in headers
-    return response
+    make = web.Response if "Content-Type" in headers else _Untyped
+    return make(status=answer.status, body=answer.body, headers=headers)
+
+
+class _Untyped(web.Response):
+    """An answer without a content type."""
 
 
 async def keep_untyped(_request: web.Request, response: web.StreamResponse) -> None:
     """Where an engine named no content type there is none; aiohttp would make one up."""
-    if response.get(_UNTYPED):
+    if isinstance(response, _Untyped):
         response.headers.popall("Content-Type", None)
 
 
