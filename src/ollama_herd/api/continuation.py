@@ -92,8 +92,13 @@ def _frames(endpoint: Endpoint, sent: bytes) -> Iterator[Fields]:
             value = msgspec.json.decode(piece)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        if isinstance(value, dict) and "error" not in value and value.get("type") != "error":
+        if isinstance(value, dict) and not _is_last_word(value):
             yield value
+
+
+def _is_last_word(frame: Fields) -> bool:
+    """An error, or the nameless chunk of an Ollama whose runner died; no client has got it."""
+    return "error" in frame or frame.get("type") == "error" or frame.get("model") == ""
 
 
 def _part(endpoint: Endpoint, frame: Fields) -> tuple[str, bool, bool]:

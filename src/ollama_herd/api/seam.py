@@ -90,6 +90,7 @@ class _Sewing:
         self._new: list[str] = []
         self._opening: Fields = said.opening
         self._is_plain = True
+        self._is_first = not said.opening  # the client has not got a frame yet
 
     def said(self) -> Said:
         before = self._before
@@ -299,7 +300,7 @@ class _ChunkSeam(_EventSewing):
         before = _data(self._with(chunk, choice, rest + new, None)) if rest else b""
         if rest:
             new = ""
-        if not (new or finish or is_more):
+        if not (new or finish or is_more or (self._is_first and "role" in holder)):
             return b""
         return before + _data(self._with(chunk, choice, new, finish))
 
@@ -313,8 +314,9 @@ class _ChunkSeam(_EventSewing):
             del out["delta"]
             out = {"text": text, **out}
         else:
+            role = {k: delta[k] for k in ("role",) if k in delta and self._is_first}
             rest = {k: v for k, v in delta.items() if k not in ("role", "content")}
-            out["delta"] = {**({"content": text} if text else {}), **rest}
+            out["delta"] = {**role, **({"content": text} if text else {}), **rest}
         return {**chunk, "choices": [out]}
 
     def _summed(self, usage: Fields) -> Fields:

@@ -44,8 +44,9 @@ async def go_on(exchange: Exchange, broken: Broken, first: Replica) -> None:
     journal, parts, parsed = exchange.journal, exchange.parts, exchange.parsed
     node = parts.node_name(journal.node_id)
     said = None
-    if parts.continue_streams and parsed is not None and broken.sent and not broken.torn:
-        said = read_said(exchange.endpoint, broken.sent)
+    sent = None if broken.torn else broken.sent
+    if parts.continue_streams and parsed is not None and sent is not None:
+        said = read_said(exchange.endpoint, sent)
         reason = why_not(exchange.endpoint, parsed, said)
         if reason:
             broken.detail = f"{broken.detail}; {reason}"

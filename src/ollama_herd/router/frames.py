@@ -32,26 +32,27 @@ _BARE: Final = (b"proxy error", b"error:")
 class FrameGate:
     """One stream of one dialect. `error` is the first error frame, held back with all behind it."""
 
-    __slots__ = ("_ends", "_held", "_mark", "_write", "error", "feed", "is_torn")
+    __slots__ = ("_ends", "_held", "_is_odd", "_mark", "_write", "error", "feed", "is_torn")
 
     def __init__(self, dialect: Dialect, write: Callable[[bytes], None]) -> None:
         self._write = write
         self._ends = _ENDS.get(dialect, _ENDS[Dialect.OPENAI])
         self._mark = _MARKS[dialect]
         self._held = b""
+        self._is_odd = False  # not at the border of a frame
         self.error = b""
         self.is_torn = False  # the client has a part of a frame
         self.feed = self._feed_openai if dialect is Dialect.OPENAI else self._feed
 
     def _feed(self, data: bytes) -> None:
-        if self._held or not data.endswith(self._ends) or self._mark in data:
+        if self._is_odd or not data.endswith(self._ends) or self._mark in data:
             self._sort(data)
         else:
             self._write(data)
 
     def _feed_openai(self, data: bytes) -> None:
-        held = self._held or not data.endswith(self._ends)
-        if held or self._mark in data or _NAMELESS in data:
+        is_odd = self._is_odd or not data.endswith(self._ends)
+        if is_odd or self._mark in data or _NAMELESS in data:
             self._sort(data)
         else:
             self._write(data)
@@ -82,11 +83,12 @@ class FrameGate:
         if self.error:
             return
         rest = data[passed:]
-        if self.is_torn or len(rest) > HELD_BYTES:
+        if rest and (self.is_torn or len(rest) > HELD_BYTES):
             self.is_torn = True
             self._write(rest)
         else:
             self._held = rest
+        self._is_odd = bool(rest) or self.is_torn
 
     def _next(self, data: bytes, start: int) -> int:
         """Behind the first frame's end at or after `start`, -1 without one."""
