@@ -107,7 +107,7 @@ def compose(
                 asked,
                 model,
                 prompt=prompt,
-                max_tokens=max_tokens if (max_tokens or -1) < 0 else max_tokens + len(begun),
+                max_tokens=max_tokens + len(begun) if max_tokens and max_tokens > 0 else max_tokens,
                 is_thinking=is_thinking,
                 script=script,
                 settings=settings,
