@@ -61,6 +61,8 @@ def test_an_error_waits_with_all_behind_it(dialect, error, data):
     whole = before + error
     places = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
     gate, passed = fed(dialect, whole, places)
+    if error.endswith(b"\n"):
+        gate.feed(LINES[0] if dialect is Dialect.OLLAMA else EVENTS[0])
     gate.close()
     assert b"".join(passed) == before
     assert gate.error == error

@@ -81,6 +81,7 @@ class FrameGate:
             self._write(data[:passed])
             self.is_torn = False
         if self.error:
+            self._is_odd = True
             return
         rest = data[passed:]
         if rest and (self.is_torn or len(rest) > HELD_BYTES):
@@ -92,8 +93,8 @@ class FrameGate:
 
     def _next(self, data: bytes, start: int) -> int:
         """Behind the first frame's end at or after `start`, -1 without one."""
-        found = [data.find(end, start) + len(end) for end in self._ends if end in data[start:]]
-        return min(found, default=-1)
+        found = [(data.find(end, start), len(end)) for end in self._ends]
+        return min((place + length for place, length in found if place >= 0), default=-1)
 
     def _is_error(self, frame: bytes) -> bool:
         if self._mark in frame or frame.lstrip().startswith(_BARE):
