@@ -199,11 +199,16 @@ def numbers(*folders: str) -> str:
     return table(
         ["number", "value", "why"],
         [
-            [f"`{item.name}`<br>`{item.module}`", f"{item.value:g}", item.why]
+            [f"`{item.name}`<br>`{item.module}`", _written(item.value), item.why]
             for folder in folders
             for item in constants(folder)
         ],
     )
+
+
+def _written(value: float) -> str:
+    """In full, with separators: 4,194,304."""
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def options() -> str:

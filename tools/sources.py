@@ -137,7 +137,8 @@ def constants(folder: str) -> list[Constant]:
             name = node.targets[0].id
             value = getattr(module, name)
             why = _text(after)
-            if why and isinstance(value, int | float) and not isinstance(value, bool):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if why and is_number and not name.startswith("_"):
                 found.append(Constant(place(path), name, value, " ".join(why.split())))
     return found
 
