@@ -75,7 +75,11 @@ export function modelRows(state: State): ModelRow[] {
       }
     }
   }
-  return [...rows.values()].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+  // Where it is in memory comes first; the order is else that of the nodes.
+  for (const row of rows.values()) row.places.sort((a, b) => Number(!a.loaded) - Number(!b.loaded));
+  return [...rows.values()].sort((a, b) =>
+    a.name.localeCompare(b.name, undefined, { numeric: true }),
+  );
 }
 
 export interface Running {
@@ -95,7 +99,13 @@ export function runningOn(node: NodeInfo, load: Map<string, ReplicaQueue>): Runn
       const name = tagged(loaded.name);
       seen.add(name);
       const own = load.get(key(node.node_id, engine.engine_id, name)) ?? null;
-      rows.push({ engine, name: loaded.name, loaded, load: own, slots: own?.slots ?? engine.slots });
+      rows.push({
+        engine,
+        name: loaded.name,
+        loaded,
+        load: own,
+        slots: own?.slots ?? engine.slots,
+      });
     }
     for (const one of load.values()) {
       if (one.node_id !== node.node_id || one.engine_id !== engine.engine_id) continue;

@@ -11,10 +11,18 @@ export const SIGNALS: readonly Signal[] = [
   { field: "memory_fit_ms", name: "Memory fit", meaning: "other models would have to leave" },
   { field: "queue_depth_ms", name: "Queue", meaning: "work that is ahead of the request" },
   { field: "latency_history_ms", name: "Speed", meaning: "prompt and answer at the learned rates" },
-  { field: "role_affinity_ms", name: "Role", meaning: "delay for others, a scarce machine kept free" },
+  {
+    field: "role_affinity_ms",
+    name: "Role",
+    meaning: "delay for others, a scarce machine kept free",
+  },
   { field: "availability_trend_ms", name: "Trend", meaning: "slower now than learned" },
   { field: "context_fit_ms", name: "Context", meaning: "a reload for another context length" },
-  { field: "prefix_affinity_ms", name: "Prefix", meaning: "prompt already cached there, or cache lost" },
+  {
+    field: "prefix_affinity_ms",
+    name: "Prefix",
+    meaning: "prompt already cached there, or cache lost",
+  },
 ];
 
 export interface Segment {

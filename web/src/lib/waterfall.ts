@@ -37,7 +37,12 @@ export function lanes(trace: TraceView): Lane[] {
     const first = attempt.first_byte_ms;
     const bars: Bar[] = [];
     if (first >= start && first <= end) {
-      bars.push({ from: start, to: first, kind: failed ? "failed" : "head", title: "until the first byte" });
+      bars.push({
+        from: start,
+        to: first,
+        kind: failed ? "failed" : "head",
+        title: "until the first byte",
+      });
       bars.push({ from: first, to: end, kind: failed ? "failed" : "body", title: "answer" });
     } else {
       bars.push({ from: start, to: end, kind: failed ? "failed" : "head", title: "no byte came" });
