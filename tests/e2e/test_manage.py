@@ -10,7 +10,7 @@ from ollama_herd import clock
 from tests.e2e.conftest import Pair
 from tests.e2e.processes import Herd, Node, wait_until
 from tests.fakes.manage import ManagedOllama, Pace
-from tests.fakes.models import model, recorded_models
+from tests.fakes.models import FakeModel, model, recorded_models
 from tests.fakes.raw import Client, exchange
 from tests.fakes.recordings import OLLAMA, read
 from tests.fakes.replay import parse_response
@@ -21,7 +21,7 @@ MANAGE = OLLAMA.parent / "ollama_manage"
 NEW = model("new:1b", size_bytes=4000)
 
 
-def catalogue(own: str) -> list[object]:
+def catalogue(own: str) -> list[FakeModel]:
     return [*recorded_models(), model(own)]
 
 
@@ -51,15 +51,14 @@ def fleet(standing: Pair) -> Iterator[Pair]:
         engine.pace = Pace()
         engine.refuses.clear()
         engine.forget_recorded()
-        wanted = {m.key: m for m in catalogue(own)}
-        if engine.models != wanted:
+        if engine.models != {m.key: m for m in catalogue(own)}:
             changed = True
-            engine.models.clear()
-            engine.models.update(wanted)
+            engine.stock(catalogue(own))
     if changed:  # after a change the router reads the lists of the engines it has changed
         for node in ("a", "b"):
-            standing.call("POST", "/api/create", {"model": "z", "from": "tiny-b", "node": node})
-        standing.call("DELETE", "/api/delete", {"model": "z"})
+            made = {"model": "z", "from": "tiny-b", "node": node, "stream": False}
+            assert standing.call("POST", "/api/create", made).json() == {"status": "success"}
+        assert standing.call("DELETE", "/api/delete", {"model": "z"}).status == 200
     for engine in standing.engines:
         assert isinstance(engine, ManagedOllama)
         engine.calls.clear()

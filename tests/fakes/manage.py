@@ -59,6 +59,15 @@ class ManagedOllama(FakeOllama):
         """The next call of a path here gets this recorded response, byte by byte."""
         self._recorded.append(recording.response)
 
+    def stock(self, models: Iterable[FakeModel]) -> None:
+        """These models and no others, from any thread."""
+
+        async def change() -> None:
+            self.models.clear()
+            self.models.update({m.key: m for m in models})
+
+        self._call(change())
+
     def forget_recorded(self) -> None:
         """Recorded responses that nobody asked for."""
         self._recorded.clear()
