@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ollama_herd import __version__
-from ollama_herd.cli import demo, router, simulate
+from ollama_herd.cli import demo, explain, router, simulate
 from ollama_herd.cli.options import setting
 from ollama_herd.config import RouterSettings
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 app.command("demo")(demo.demo)
+app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)
 
 

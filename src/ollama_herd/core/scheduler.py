@@ -2,9 +2,6 @@
 
 A request waits here, bound to no node, unless its cheapest place can start it now. Synchronous
 and pure; `router/dispatcher.py` owns the one instance and turns the effects into granted slots.
-
-This is also where effects that load and unload models will come from: they need nothing but
-`Load` (what is hot, how often it is asked for) and `WaitingRoom` (the backlog of each model).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -12,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ollama_herd.core import learning
 from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.effects import Effect, Grant, Refuse
+from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
@@ -200,6 +198,12 @@ class Scheduler:
         effects: list[Effect] = list(self._timed_out(fleet, now_s))
         effects += self._pass(list(self._room.models), fleet, now_s)
         return effects
+
+    def explain(self, request: InferenceRequest, now_s: float) -> Explanation:
+        """Where the request would go now, and why; nothing changes by asking."""
+        queue = self._room.models.get(request.model_key)
+        waiting = queue.count if queue is not None else 0
+        return explanation(request, self._fleet, self._load, waiting, now_s)
 
     def queue(self, now_s: float) -> QueueView:
         """Who runs and who waits, by replica, with positions and expected waits."""

@@ -26,6 +26,7 @@ from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
 from ollama_herd.dashboard import routes as dashboard
 from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.models.answers import ModelParts
@@ -71,6 +72,7 @@ def control_app(
     add("GET", "/v1/models/{model}", answers.model)
     add("GET", "/fleet/status", answers.fleet_status)
     add("GET", "/fleet/queue", answers.fleet_queue)
+    add("GET", "/fleet/explain", answers.fleet_explain)
     add("POST", "/fleet/heartbeat", answers.heartbeat)
     for path, endpoint in INFERENCE.items():
         add("POST", path.decode(), slow_inference(parts, endpoint, limits))
@@ -129,6 +131,13 @@ class _Answers:
 
     async def fleet_queue(self, _request: web.Request) -> web.Response:
         return _json(msgspec.json.encode(self._dispatcher.queue()))
+
+    async def fleet_explain(self, request: web.Request) -> web.Response:
+        try:
+            question = asked(request.query)
+        except BadQuestion as wrong:
+            return _refused(400, str(wrong))
+        return _json(msgspec.json.encode(self._dispatcher.explain(question)))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable
 
 from ollama_herd.clock import monotonic_s
+from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
@@ -44,6 +45,10 @@ class Dispatcher:
     def queue(self) -> QueueView:
         """Who waits and who runs, per node and model, now."""
         return self._scheduler.queue(monotonic_s())
+
+    def explain(self, request: InferenceRequest) -> Explanation:
+        """Where this request would go now, and why; it is not sent."""
+        return self._scheduler.explain(request, monotonic_s())
 
     async def grant(self, request: InferenceRequest) -> RouteDecision:
         """Wait for a slot. Raises Refused; a cancelled waiter leaves nothing behind."""
