@@ -204,53 +204,47 @@ class OpenAICompletionVoice(_EventVoice):
 
 
 class AnthropicVoice(_EventVoice):
-    """`/v1/messages`: named events, no [DONE]."""
+    """`/v1/messages`: named events, no [DONE]. Thought, text and each tool call are blocks."""
 
     stream_headers = EVENT_HEADERS
 
     def token(self, turn: Turn, token: Token) -> Sequence[bytes]:
-        kind = "thinking" if token.is_thinking else "text"
-        start = {"type": "content_block_start", "index": 0}
-        delta = {
-            "type": "content_block_delta",
-            "index": 0,
-            "delta": {"type": f"{kind}_delta", kind: token.text},
-        }
-        opening = []
-        if len(turn.said) == 1:
-            message = {
-                "id": _message_id(turn),
-                "type": "message",
-                "role": "assistant",
-                "model": turn.name,
-                "content": [],
-                "usage": {"input_tokens": 2, "output_tokens": 0},
-            }
-            opening = [
-                _event({"type": "message_start", "message": message}),
-                _event({**start, "content_block": {"type": kind, kind: ""}}),
-            ]
-        return [*opening, _event(delta)]
+        kind = _block_kind(token)
+        before = _block_kind(turn.said[-2]) if len(turn.said) > 1 else ""
+        opening = [] if before else [self._start(turn)]
+        if before != kind:
+            opening += [_block_stop(0)] if before else []
+            opening.append(_block_start(self._index(turn), {"type": kind, kind: ""}))
+        delta = {"type": f"{kind}_delta", kind: token.text}
+        return [*opening, _block_delta(self._index(turn), delta)]
 
     def ending(self, turn: Turn) -> Sequence[bytes]:
+        said = [_block_stop(self._index(turn))] if turn.said else [self._start(turn)]
+        first = self._index(turn) + 1 if turn.said else 0
+        for index, block in enumerate(_tool_blocks(turn), first):
+            json_delta = {
+                "type": "input_json_delta",
+                "partial_json": dumps(block["input"]).decode(),
+            }
+            said.append(_block_start(index, {**block, "input": {}}))
+            said += [_block_delta(index, json_delta), _block_stop(index)]
         delta = {
             "type": "message_delta",
             "delta": {"stop_reason": _stop_reason(turn)},
             "usage": self._usage(turn),
         }
-        return [
-            _event({"type": "content_block_stop", "index": 0}),
-            _event(delta),
-            _event({"type": "message_stop"}),
-        ]
+        return [*said, _event(delta), _event({"type": "message_stop"})]
 
     def whole(self, turn: Turn) -> bytes:
+        thought = [{"type": "thinking", "thinking": turn.thought()}] if turn.thought() else []
+        calls = _tool_blocks(turn)
+        text = [{"type": "text", "text": turn.text()}] if turn.text() or not calls else []
         body = {
             "id": _message_id(turn),
             "type": "message",
             "role": "assistant",
             "model": turn.name,
-            "content": [{"type": "text", "text": turn.text()}],
+            "content": [*thought, *text, *calls],
             "stop_reason": _stop_reason(turn),
             "usage": self._usage(turn),
         }
@@ -259,8 +253,50 @@ class AnthropicVoice(_EventVoice):
     def died(self, turn: Turn) -> Sequence[bytes]:
         return []
 
+    def _start(self, turn: Turn) -> bytes:
+        message = {
+            "id": _message_id(turn),
+            "type": "message",
+            "role": "assistant",
+            "model": turn.name,
+            "content": [],
+            "usage": {"input_tokens": 2, "output_tokens": 0},
+        }
+        return _event({"type": "message_start", "message": message})
+
+    def _index(self, turn: Turn) -> int:
+        return len({_block_kind(token) for token in turn.said}) - 1
+
     def _usage(self, turn: Turn) -> dict[str, int]:
         return {"input_tokens": turn.prompt_tokens, "output_tokens": len(turn.said)}
+
+
+def _block_kind(token: Token) -> str:
+    return "thinking" if token.is_thinking else "text"
+
+
+def _block_start(index: int, block: dict[str, Any]) -> bytes:
+    return _event({"type": "content_block_start", "index": index, "content_block": block})
+
+
+def _block_delta(index: int, delta: dict[str, Any]) -> bytes:
+    return _event({"type": "content_block_delta", "index": index, "delta": delta})
+
+
+def _block_stop(index: int) -> bytes:
+    return _event({"type": "content_block_stop", "index": index})
+
+
+def _tool_blocks(turn: Turn) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "tool_use",
+            "id": f"call_{i:08d}",
+            "name": call["name"],
+            "input": call["arguments"],
+        }
+        for i, call in enumerate(turn.tool_calls)
+    ]
 
 
 def _data(value: object) -> bytes:
@@ -276,6 +312,8 @@ def _finish(turn: Turn) -> str:
 
 
 def _stop_reason(turn: Turn) -> str:
+    if turn.tool_calls:
+        return "tool_use"
     return "max_tokens" if turn.done_reason == "length" else "end_turn"
 
 

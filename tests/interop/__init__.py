@@ -1,0 +1,1 @@
+"""Clients that nobody here wrote, doing real tasks through the herd and beside it."""
