@@ -83,12 +83,13 @@ def nodes_with(pair: Pair, name: str) -> list[str]:
 
 class TestShow:
     def test_unknown_and_unnamed_as_recorded(self, fleet: Pair) -> None:
-        for name in ("015_show_unknown", "016_show_no_model"):
+        for name in ("015_show_unknown", "016_show_no_model", "017_show_get_wrong_method"):
             recording = read(OLLAMA / f"{name}.txt")
             real = parse_response(recording.response)
             answer = exchange(fleet.port, recording.request)
             assert (answer.status, answer.body) == (real.status, real.body)
             assert answer.header("content-type") == real.header("content-type")
+            assert answer.header("allow") == real.header("allow")
 
     @pytest.mark.parametrize("name", ["012_show", "014_show_name_field"])
     def test_bytes_are_the_engines(self, fleet: Pair, name: str) -> None:

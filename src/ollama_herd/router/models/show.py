@@ -24,7 +24,7 @@ from ollama_herd.router.models.targets import Target, holders, named_targets, ot
 from ollama_herd.router.slow import request_head
 from ollama_herd.router.upstream import UpstreamFailed
 
-SHOW_TIMEOUT_S = 30.0
+SHOW_TIMEOUT_S = 15.0
 """Ollama reads the head of the model file: 0.4 s when it is busy, longer from a cold disk."""
 
 MAX_SHOW_BYTES = 64 * 1024 * 1024
