@@ -22,6 +22,9 @@ LOOK_AGAIN_S = 1.0
 """A request that could not be tried elsewhere for want of a free slot looks again so often."""
 
 
+Sent = EngineConnection | UpstreamFailed
+
+
 @dataclass(slots=True, eq=False)
 class Contender:
     """One of two tries. `lease` is its id with the dispatcher."""
@@ -50,7 +53,7 @@ async def race(exchange: Exchange, elder: Contender) -> Contender | Failed:
 class _Race:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._running: dict[asyncio.Task[EngineConnection], Contender] = {}
+        self._running: dict[asyncio.Task[Sent], Contender] = {}
         self._number = 1
         self._patient_until_s = 0.0
         self._failed: Failed = (OutcomeKind.SILENT, None)
@@ -77,7 +80,7 @@ class _Race:
         return self._failed
 
     def _start(self, contender: Contender, work: Awaitable[EngineConnection]) -> None:
-        self._running[spawn(_quietly(work), name="try")] = contender
+        self._running[spawn(_outcome(work), name="try")] = contender
 
     def _join(self) -> None:
         """A second try, if there is a node for it."""
@@ -103,15 +106,13 @@ class _Race:
         address = candidate.replica.endpoint
         self._start(younger, parts.upstream.send(address, call.head, call.body))
 
-    async def _has_answered(
-        self, task: asyncio.Task[EngineConnection], contender: Contender
-    ) -> bool:
+    async def _has_answered(self, task: asyncio.Task[Sent], contender: Contender) -> bool:
         """Whether this try won; one that failed is out of the race."""
-        try:
-            contender.connection = connection = task.result()
-        except UpstreamFailed as failure:
-            self._lose(contender, failure.outcome, detail=failure.detail)
+        connection = task.result()
+        if isinstance(connection, UpstreamFailed):
+            self._lose(contender, connection.outcome, detail=connection.detail)
             return False
+        contender.connection = connection
         status = connection.status
         outcome = failing_status(status)
         if outcome is None:
@@ -156,14 +157,13 @@ class _Race:
 
     def _drop(
         self,
-        task: asyncio.Task[EngineConnection],
+        task: asyncio.Task[Sent],
         loser: Contender,
         outcome: OutcomeKind,
         keeper: Contender,
     ) -> None:
         del self._running[task]
-        task.cancel()
-        self._release(loser)
+        self._cancel(task, loser)
         detail = "another node was quicker" if outcome is OutcomeKind.CANCELLED else "no first byte"
         self._note(loser, outcome, keeper, detail=detail)
 
@@ -187,6 +187,14 @@ class _Race:
         exchange.lease = contender.lease
         exchange.journal.go_on_with(contender.decision, contender.candidate, contender.started_ms)
 
+    def _cancel(self, task: asyncio.Task[Sent], contender: Contender) -> None:
+        """End a try, also one that has answered in this very moment."""
+        task.cancel()
+        sent = task.result() if task.done() and not task.cancelled() else None
+        if isinstance(sent, EngineConnection):
+            contender.connection = sent
+        self._release(contender)
+
     def _release(self, contender: Contender) -> None:
         if contender.connection is not None:
             address = contender.candidate.replica.endpoint
@@ -201,8 +209,7 @@ class _Race:
     def clear(self) -> None:
         """The client has left: whatever is still under way ends now."""
         for task, contender in self._running.items():
-            task.cancel()
-            self._release(contender)
+            self._cancel(task, contender)
             self._abandon(contender)
         self._running.clear()
 
@@ -212,5 +219,9 @@ async def _headed(connection: EngineConnection) -> EngineConnection:
     return connection
 
 
-async def _quietly(work: Awaitable[EngineConnection]) -> EngineConnection:
-    return await work
+async def _outcome(work: Awaitable[EngineConnection]) -> Sent:
+    """A failed try is a result here, not the failure of a task."""
+    try:
+        return await work
+    except UpstreamFailed as failure:
+        return failure

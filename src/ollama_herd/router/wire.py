@@ -199,6 +199,8 @@ class ClientConnection(asyncio.Protocol):
         self._door.connections.discard(self)
         self._buffer = b""
         self._body.clear()
+        if self._source is not None:  # what it has read already must not be written any more
+            self._source.pause()
         if self._task is not None:
             self._task.cancel()
 
