@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs fmt bench clean setup
+.PHONY: help demo test check lint types docs docs-check fmt bench clean setup
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -28,7 +28,7 @@ demo: $(SYNCED) ## a router, two nodes and a real model on this machine (ONCE=1 
 test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
 	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)
 
-check: lint types test ## format, lint, types, and all tests: architecture and docs are among them
+check: lint types docs-check test ## format, lint, types, docs, and all tests: architecture is among them
 
 lint: $(SYNCED)
 	$(BIN)/ruff format --check $(CODE)
@@ -37,8 +37,11 @@ lint: $(SYNCED)
 types: $(SYNCED)
 	$(BIN)/mypy -p ollama_herd -p tools
 
-docs: $(SYNCED) ## write the pages that are made from the code (CHECK=1 only compares)
-	$(BIN)/python -m tools.docs $(if $(CHECK),--check)
+docs: $(SYNCED) ## write the pages that are made from the code
+	$(BIN)/python -m tools.docs
+
+docs-check: $(SYNCED)
+	$(BIN)/python -m tools.docs --check
 
 fmt: $(SYNCED) ## format the code and mend what can be mended
 	$(BIN)/ruff format $(CODE)
