@@ -80,7 +80,7 @@ SMALL_FLEET = (STUDIO, TOWER)
 
 def large_fleet(count: int = 50) -> list[Machine]:
     """Machines of a rack and of desks, the same at each call."""
-    draw = random.Random(7)  # noqa: S311 - the same fleet each time
+    draw = random.Random(7)
     kinds = [
         ("gpu", "AMD EPYC 9354", "linux", 512, [("NVIDIA L40S", "nvidia", 48, False)] * 4, 64),
         ("desk", "Intel Core i7-14700", "linux", 64, [("RTX 4070", "nvidia", 12, False)], 28),
@@ -136,7 +136,7 @@ class Heartbeats:
         self._machines = list(machines)
         self._ports = ports
         self._seq = itertools.count(1)
-        self._draw = random.Random(11)  # noqa: S311 - as above
+        self._draw = random.Random(11)
         self._boot = int(clock.now_s() * 1000)
         self._left: set[str] = set()
         self._stop = threading.Event()

@@ -1,0 +1,73 @@
+"""Runs the scenarios of web/browser in Debian's Chromium, or says why that cannot be."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ollama_herd.dashboard.assets import STATIC
+
+WEB = Path(__file__).resolve().parents[2] / "web"
+TIMEOUT_S = 110.0
+
+
+def missing() -> str:
+    """What a browser test lacks here, "" when nothing."""
+    if shutil.which("node") is None:
+        return "node is not installed"
+    if not (WEB / "node_modules" / "playwright-core").is_dir():
+        return "the packages of web/ are not installed: make web"
+    if not (STATIC / "index.html").is_file():
+        return "the dashboard is not built: make web"
+    if not Path(chromium()).exists():
+        return "chromium is not installed: apt install chromium, or name it in CHROMIUM"
+    return ""
+
+
+def chromium() -> str:
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+
+
+def run(
+    name: str, url: str, answers: Mapping[str, Callable[[], object]] | None = None
+) -> tuple[int, str]:
+    """One scenario: exit status and output. `answers` are called when it prints `> key`."""
+    process = _node("run.mjs", name, url)
+    timer = threading.Timer(TIMEOUT_S, process.kill)
+    timer.start()
+    said = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("> "):
+                (answers or {})[line[2:].strip()]()
+        return process.wait(), "".join(said)
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+
+
+def shoot(url: str, shots: Sequence[Mapping[str, Any]]) -> None:
+    """Screenshots; raises CalledProcessError."""
+    process = _node("shoot.mjs", url, json.dumps(list(shots)))
+    said, _ = process.communicate(timeout=300)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, "shoot.mjs", said)
+
+
+def _node(script: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["node", f"browser/{script}", *arguments],
+        cwd=WEB,
+        env={**os.environ, "CHROMIUM": chromium()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,106 @@
+"""The dashboard in a real browser at a real router with fake nodes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Herd, free_port
+from tests.fakes.ollama import FakeOllama
+from tests.fakes.state import Fault
+from tests.web import browser
+from tests.web.fleet import SMALL_FLEET, Heartbeats, Machine, fleet, large_fleet
+
+pytestmark = [
+    pytest.mark.skipif(bool(browser.missing()), reason=browser.missing()),
+    pytest.mark.timeout(180),
+]
+
+EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'"--><marquee>'
+
+
+def url(herd: Herd) -> str:
+    return f"http://127.0.0.1:{herd.port}"
+
+
+def chat(herd: Herd, model: str, text: str = "hello") -> int:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": False}
+    return herd.call("POST", "/api/chat", body).status
+
+
+@pytest.fixture(scope="module")
+def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
+    with Herd(tmp_path_factory.mktemp("herd")).ready() as herd:
+        yield herd
+
+
+@pytest.fixture(scope="module")
+def pair(herd: Herd) -> Iterator[tuple[Heartbeats, list[FakeOllama]]]:
+    """Two machines and some requests: served, unknown, and one that failed over."""
+    with fleet(herd, SMALL_FLEET) as (beats, fakes):
+        for model in ("qwen3:32b", "gemma3:27b", "qwen3:32b", "llama3.3:70b"):
+            assert chat(herd, model) == 200
+        assert chat(herd, "no-such-model") == 404
+        for fake in fakes:  # whichever is first fails once
+            fake.fail_next(Fault.CLOSE)
+        assert chat(herd, "qwen3:32b") in (200, 502)
+        for fake in fakes:
+            fake.heal()
+        yield beats, fakes
+
+
+@pytest.mark.parametrize("name", ["requests", "others", "playground", "phone"])
+@pytest.mark.usefixtures("pair")
+def test_reader(herd: Herd, name: str) -> None:
+    status, said = browser.run(name, url(herd))
+    assert status == 0, said
+
+
+def test_fleet_is_live(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd, fleet(herd) as (beats, _):
+        status, said = browser.run("fleet", url(herd), {"leave": lambda: beats.leave("tower")})
+    assert status == 0, said
+
+
+def test_a_newcomer_is_told_what_to_do(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd:
+        status, said = browser.run("empty", url(herd))
+    assert status == 0, said
+
+
+def test_fifty_nodes(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd, fleet(herd, large_fleet(50), engines=1):
+        status, said = browser.run("large", url(herd))
+    assert status == 0, said
+
+
+def test_hostile_names_do_nothing(tmp_path: Path) -> None:
+    names = [EVIL, "\x00\x1b[31mred\r\n\u202egpj.exe\u2066", "x" * 500, "{{7*7}}${7*7}"]
+    machines = [
+        Machine(name, EVIL, EVIL, 64, [*names, "qwen3:8b"], names[:3], [(EVIL, EVIL, 24, False)])
+        for name in names
+    ]
+    machines[1].error = EVIL * 3
+    with Herd(tmp_path).ready() as herd, fleet(herd, machines, engines=1):
+        assert chat(herd, "qwen3:8b", EVIL) == 200
+        for name in (EVIL, "y" * 10_000, "\u202e\x07"):
+            chat(herd, name)
+        status, said = browser.run("hostile", url(herd))
+    assert status == 0, said
+
+
+def test_the_page_survives_a_restart(tmp_path: Path) -> None:
+    port = free_port()
+    first = Herd(tmp_path, port=port).ready()
+    second: list[Herd] = []
+
+    def restart() -> None:
+        first.terminate()
+        second.append(Herd(tmp_path, port=port).ready())
+
+    try:
+        status, said = browser.run("reconnect", url(first), {"restart": restart})
+    finally:
+        for one in (first, *second):
+            one.kill()
+    assert status == 0, said

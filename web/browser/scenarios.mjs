@@ -1,0 +1,201 @@
+// What a reader does, in a real browser at a real herd. Each scenario throws when it does not hold.
+import assert from "node:assert/strict";
+
+const PAGES = ["fleet", "requests", "models", "trends", "playground"];
+
+/** The dashboard at `hash`, with its theme; `size` is [width, height]. */
+async function open(context, url, hash = "fleet", size = [1440, 900]) {
+  const page = await context.newPage();
+  await page.setViewportSize({ width: size[0], height: size[1] });
+  await page.goto(`${url}/dashboard#/${hash}`);
+  await page.waitForSelector("h1");
+  await page.waitForSelector("text=live");
+  return page;
+}
+
+async function fits(page, what) {
+  const [inner, outer] = await page.evaluate(() => [
+    document.documentElement.scrollWidth,
+    document.documentElement.clientWidth,
+  ]);
+  assert.ok(inner <= outer, `${what} is ${inner} px wide in ${outer} px`);
+}
+
+async function empty(context, url) {
+  const page = await open(context, url);
+  await page.waitForSelector("text=No machine has joined yet");
+  await page.waitForSelector(`code:has-text("herd-node --router ${url}")`);
+  await page.goto(`${url}/dashboard#/requests`);
+  await page.waitForSelector("text=No request yet");
+  await page.waitForSelector(`text=${url}/api/generate`);
+  await page.goto(`${url}/dashboard#/models`);
+  await page.waitForSelector("text=No model in the fleet");
+  await page.goto(`${url}/dashboard#/playground`);
+  await page.waitForSelector("text=No model to talk to");
+}
+
+async function fleet(context, url, say) {
+  const page = await open(context, url);
+  await page.waitForSelector('article:has-text("studio") >> text=online');
+  await page.waitForSelector('article:has-text("tower") >> text=qwen3:32b');
+  say("leave"); // the test makes `tower` say goodbye: the page has to notice by itself
+  await page.waitForSelector('article:has-text("tower") >> text=offline');
+  await page.waitForSelector("text=1 offline");
+  await page.click("text=Table");
+  assert.equal((await page.locator("tbody tr", { hasText: "studio" }).count()) > 0, true);
+  await page.fill("[data-search]", "nothing like it");
+  await page.waitForSelector("text=No node matches");
+}
+
+async function requests(context, url) {
+  const page = await open(context, url, "requests");
+  const rows = page.locator("tr[data-row]");
+  await rows.first().waitFor();
+  const all = await rows.count();
+  assert.ok(all >= 4, `${all} requests`);
+
+  await page.selectOption("[aria-label=Status]", "client_error");
+  await page.waitForFunction((n) => document.querySelectorAll("tr[data-row]").length < n, all);
+  assert.match(await rows.first().innerText(), /404/);
+  assert.match(page.url(), /status=client_error/);
+
+  await page.goto(`${url}/dashboard#/requests`); // one that needed two attempts
+  const twice = page.locator("tr[data-row]", { hasText: "×2" }).first();
+  await twice.click();
+  const detail = page.locator("section[aria-label=Request]");
+  await detail.locator("text=Where the time went").waitFor();
+  assert.ok((await detail.locator(".candidates li").count()) >= 1);
+  assert.ok((await detail.locator(".candidates b").count()) >= 1, "no bar of a signal");
+  await detail.locator("text=Expected cost").waitFor();
+  await detail.locator("text=Attempt 1").waitFor();
+  await detail.locator("text=Attempt 2").waitFor();
+  assert.ok((await detail.locator(".track b.failed").count()) >= 1, "no failed attempt is shown");
+
+  await page.keyboard.press("Escape");
+  await detail.waitFor({ state: "detached" });
+  await page.keyboard.press("j");
+  await page.keyboard.press("j");
+  await page.keyboard.press("Enter");
+  await detail.waitFor();
+  const before = page.url();
+  await page.keyboard.press("j");
+  await page.waitForFunction((old) => location.href !== old, before);
+  await page.keyboard.press("Escape");
+
+  await page.goto(`${url}/dashboard#/requests?limit=nonsense`); // not a filter of this page
+  await page.waitForSelector("tr[data-row], [role=alert]");
+}
+
+async function others(context, url) {
+  const page = await open(context, url, "models");
+  await page.click('tr:has-text("qwen3:32b")');
+  await page.waitForSelector("text=Requests to this model");
+  await page.keyboard.press("g");
+  await page.keyboard.press("t");
+  await page.waitForSelector("h1:has-text('Trends')");
+  await page.waitForSelector("canvas", { timeout: 15_000 }); // counts are written every few seconds
+  await page.click("text=24h");
+  await page.waitForSelector("canvas");
+  await page.keyboard.press("?");
+  await page.waitForSelector("dialog[open]");
+  await page.keyboard.press("Escape");
+  const theme = () => page.evaluate(() => document.documentElement.dataset.theme);
+  const before = await theme();
+  await page.keyboard.press("d");
+  assert.notEqual(await theme(), before);
+  await page.reload();
+  await page.waitForSelector("h1");
+  assert.notEqual(await theme(), before, "the choice is not kept");
+}
+
+async function playground(context, url) {
+  const page = await open(context, url, "playground");
+  await page.selectOption("[aria-label=Model]", "qwen3:32b");
+  await page.fill("textarea", "Why is the sky blue?");
+  await page.keyboard.press("Enter");
+  const answer = page.locator(".turn.assistant").first();
+  await answer.locator(".tag.accent").waitFor();
+  await answer.locator("text=first token").waitFor();
+  assert.match(await answer.locator(".tag.accent").innerText(), /studio|tower/);
+  assert.ok((await answer.locator(".text").innerText()).length > 3);
+  await page.fill("textarea", "And the sea?");
+  await page.keyboard.press("Enter");
+  await page.locator(".turn.assistant").nth(1).locator("text=first token").waitFor();
+}
+
+async function hostile(context, url) {
+  for (const size of [
+    [1440, 900],
+    [390, 844],
+  ]) {
+    const page = await open(context, url, "fleet", size);
+    await page.waitForSelector("article, tbody tr");
+    for (const name of PAGES) {
+      await page.goto(`${url}/dashboard#/${name}`);
+      await page.waitForTimeout(400);
+      await fits(page, `${name} at ${size}`);
+      const found = await page.evaluate(() => ({
+        ran: window.hacked,
+        made: document.querySelectorAll("#app img, #app iframe, #app script, #app marquee").length,
+        text: document.body.innerText,
+      }));
+      assert.equal(found.ran, undefined, `${name} ran a foreign script`);
+      assert.equal(found.made, 0, `${name} made foreign elements`);
+      // eslint-disable-next-line no-control-regex
+      assert.doesNotMatch(found.text, /[\u0000-\u0008\u000e-\u001f\u202a-\u202e]/);
+      assert.ok(found.text.length < 40_000, `${name} shows ${found.text.length} characters`);
+    }
+    await page.goto(`${url}/dashboard#/requests`);
+    await page.locator("tr[data-row]").first().click();
+    await page.waitForSelector("section[aria-label=Request] h2");
+    await fits(page, `a request at ${size}`);
+    await page.goto(`${url}/dashboard#/models`);
+    await page.locator("tbody tr").first().click();
+    await page.waitForTimeout(200);
+    await fits(page, `a model at ${size}`);
+    assert.equal(await page.evaluate(() => window.hacked), undefined);
+    await page.close();
+  }
+}
+
+async function phone(context, url) {
+  const page = await open(context, url, "fleet", [390, 844]);
+  for (const name of PAGES) {
+    await page.click(`nav a[href="#/${name}"]`);
+    await page.waitForSelector(`nav a[href="#/${name}"][aria-current=page]`);
+    await page.waitForTimeout(300);
+    await fits(page, name);
+  }
+}
+
+async function large(context, url) {
+  const page = await open(context, url);
+  await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
+  const begun = Date.now();
+  await page.reload();
+  await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
+  console.log(`50 nodes shown after ${Date.now() - begun} ms`);
+  await page.click("text=Cards");
+  await page.waitForFunction(() => document.querySelectorAll("article").length === 50);
+  await page.fill("[data-search]", "gpu-04");
+  await page.waitForFunction(() => document.querySelectorAll("article").length === 1);
+}
+
+async function reconnect(context, url, say) {
+  const page = await open(context, url);
+  say("restart"); // the test stops the router and starts it again on the same port
+  await page.waitForSelector("text=no connection");
+  await page.waitForSelector("nav >> text=/^live$/", { timeout: 30_000 });
+}
+
+export const scenarios = {
+  empty,
+  fleet,
+  requests,
+  others,
+  playground,
+  hostile,
+  phone,
+  large,
+  reconnect,
+};
