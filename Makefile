@@ -22,8 +22,8 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 10
 
-demo: $(SYNCED) ## a router, two nodes and a real model on this machine (ONCE=1 ends after the answer)
-	HERD_HOME="$(DEMO_HOME)" $(BIN)/herd demo --yes $(if $(ONCE),--once)
+demo: $(SYNCED) ## a router, two nodes and a real model here (ONCE=1: one answer, FAILOVER=1: a node dies)
+	HERD_HOME="$(DEMO_HOME)" $(BIN)/herd demo --yes $(if $(ONCE),--once) $(if $(FAILOVER),--failover)
 
 test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
 	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)

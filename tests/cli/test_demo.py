@@ -85,8 +85,25 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
     raise AssertionError(f"ended without {text!r}:\n{seen}")
 
 
+def _answer(printed: str) -> str:
+    """What stands between the question and the line that tells who answered."""
+    after = printed.split(chat.PROMPT, 1)[1].strip()
+    return after.rsplit("\n\n", 1)[0].strip()
+
+
 class TestWithTheEmbeddedEngine:
     pytestmark = real_engine
+
+    def test_failover(self, home: Path) -> None:
+        """The answer goes on after its node was killed, and reads as if nothing had been."""
+        with demo(home, "--once", "--yes", **NO_OLLAMA) as process:
+            whole = process.communicate(timeout=DEADLINE_S)[0]
+        with demo(home, "--once", "--yes", "--failover", **NO_OLLAMA) as process:
+            cut = process.communicate(timeout=DEADLINE_S)[0]
+        assert process.returncode == 0, cut
+        assert re.search(r"the engine of (node-[ab]) was killed; (?!\1)node-[ab] went on", cut)
+        assert _answer(cut).replace("||", "", 1) == _answer(whole)
+        assert not running(home)
 
     def test_once(self, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as busy:

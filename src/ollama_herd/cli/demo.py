@@ -45,6 +45,10 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", metavar="", help="end after the answer, leave nothing running")
     ] = False,
+    failover: Annotated[
+        bool,
+        typer.Option("--failover", metavar="", help="kill the node that answers, in mid-answer"),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", metavar="", help="download the model without asking")
     ] = False,
@@ -56,15 +60,16 @@ def demo(
     _take_signals()
     answered = False
     try:
-        plan = _plan(console, settings.home / "demo", may_download=yes)
+        folder = settings.home / "demo"
+        plan = _plan(console, folder, may_download=yes, is_local_used=not failover)
         with (
             tempfile.TemporaryDirectory(
                 prefix="ollama-herd-demo-", ignore_cleanup_errors=True
-            ) as folder,
-            DemoFleet(Path(folder), settings.port) as fleet,
+            ) as scratch,
+            DemoFleet(Path(scratch), settings.port) as fleet,
         ):
             _start(console, fleet, plan, settings.port)
-            _ask(console, fleet, plan)
+            _ask(console, fleet, plan, Cut(fleet) if failover else None)
             answered = True
             if not once:
                 _stay(console, fleet, plan)
@@ -74,12 +79,15 @@ def demo(
         raise typer.Exit(0 if answered else 130) from None
 
 
-def _plan(console: Console, folder: Path, *, may_download: bool) -> Plan:
-    local = local_ollama.find()
+def _plan(console: Console, folder: Path, *, may_download: bool, is_local_used: bool) -> Plan:
+    local = local_ollama.find() if is_local_used else None
     if local is not None:
         console.print(f"Ollama runs at {local.url}; its model {local.name} will answer.")
         return Plan(local.name, local.thinks, local.url)
-    console.print("No Ollama with a chat model runs here; the embedded engine will answer.")
+    if is_local_used:
+        console.print("No Ollama with a chat model runs here; the embedded engine will answer.")
+    else:
+        console.print("Two embedded engines will answer; one of them will be killed.")
     if not engine.is_installed():
         fail(_NO_ENGINE)
     return Plan(model.NAME, gguf=have_model(console, folder, may_download=may_download))
@@ -101,7 +109,31 @@ def _start(console: Console, fleet: DemoFleet, plan: Plan, wanted_port: int) -> 
     console.print(f"The herd is up at {fleet.url}: {names} with {plan.model}.\n")
 
 
-def _ask(console: Console, fleet: DemoFleet, plan: Plan) -> None:
+_CUT_AFTER = 10
+"""Pieces of the answer that come from the node that is killed then."""
+
+
+class Cut:
+    """Kills the engine of the node that answers, in the middle of its answer."""
+
+    def __init__(self, fleet: DemoFleet) -> None:
+        self._fleet = fleet
+        self._pieces = 0
+        self.node = ""
+
+    def began(self, node: str) -> None:
+        self.node = node
+
+    def passes(self) -> bool:
+        """Count a piece; whether the node was killed behind it."""
+        self._pieces += 1
+        if self._pieces != _CUT_AFTER:
+            return False
+        self._fleet.kill_engine(self.node)
+        return True
+
+
+def _ask(console: Console, fleet: DemoFleet, plan: Plan, cut: Cut | None = None) -> None:
     console.print(f"[bold]> {chat.PROMPT}[/bold]\n")
     waiting = console.status("waiting for the first token")
     waiting.start()
@@ -109,12 +141,25 @@ def _ask(console: Console, fleet: DemoFleet, plan: Plan) -> None:
     def show(piece: str) -> None:
         waiting.stop()
         console.print(piece, end="", markup=False)
+        if cut is not None and cut.passes():
+            console.print("[bold red]||[/bold red]", end="")
 
+    body = chat.request_body(plan.model, thinks=plan.thinks)
     try:
-        answer = chat.ask(fleet.url, chat.request_body(plan.model, thinks=plan.thinks), show)
+        if cut is None:
+            answer = chat.ask(fleet.url, body, show)
+        else:
+            answer = chat.ask(fleet.url, body, show, cut.began)
     finally:
         waiting.stop()
         console.print("\n")
+    if cut is not None:
+        others = " and ".join(node for node in fleet.nodes if node != cut.node)
+        console.print(
+            f"[bold red]||[/bold red] here the engine of [bold]{cut.node}[/bold] was killed; "
+            f"[bold]{others}[/bold] went on with the same answer."
+        )
+        return
     console.print(
         f"[bold]{answer.node}[/bold] answered: first token after {answer.ttft_s:.2f} s, "
         f"{answer.tokens} tokens at {answer.tokens_per_s:.0f} tokens/s."

@@ -27,6 +27,10 @@ class Answer(NamedTuple):
     tokens_per_s: float
 
 
+def _ignore(_node: str) -> None:
+    pass
+
+
 def request_body(model: str, *, thinks: bool = False) -> dict[str, object]:
     """What is sent. A model that thinks is asked not to: its thoughts are not an answer."""
     body: dict[str, object] = {
@@ -38,15 +42,24 @@ def request_body(model: str, *, thinks: bool = False) -> dict[str, object]:
     return body | {"think": False} if thinks else body
 
 
-def ask(url: str, body: dict[str, object], show: Callable[[str], None]) -> Answer:
-    """POST /api/chat to the herd at `url`; `show` gets each piece of the answer as it comes."""
+def ask(
+    url: str,
+    body: dict[str, object],
+    show: Callable[[str], None],
+    began: Callable[[str], None] = _ignore,
+) -> Answer:
+    """POST /api/chat to the herd at `url`; `show` gets each piece of the answer as it comes, and
+    `began` before that the name of the node that answers.
+    """
     try:
-        return _ask(url, body, show)
+        return _ask(url, body, show, began)
     except FAILURES as error:
         raise ChatError(f"the answer broke off: {error or type(error).__name__}") from None
 
 
-def _ask(url: str, body: dict[str, object], show: Callable[[str], None]) -> Answer:
+def _ask(
+    url: str, body: dict[str, object], show: Callable[[str], None], began: Callable[[str], None]
+) -> Answer:
     start_s = monotonic_s()
     first_s = last_s = start_s
     pieces = 0
@@ -54,6 +67,7 @@ def _ask(url: str, body: dict[str, object], show: Callable[[str], None]) -> Answ
         if response.status != 200:
             raise ChatError(_error_of(response.read(65536), response.status))
         node = response.headers.get("X-Herd-Node", "")
+        began(node)
         for line in response:
             part = json.loads(line)
             if "error" in part:

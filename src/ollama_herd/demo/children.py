@@ -58,6 +58,11 @@ class Child:
             self._kill_group()
             self._process.wait()
 
+    def kill(self) -> None:
+        """End it at once, as a crash or a pulled plug would."""
+        self._kill_group()
+        self._process.wait()
+
     def _kill_group(self) -> None:
         if sys.platform == "win32":
             self._process.kill()

@@ -50,7 +50,7 @@ class DemoFleet:
         files = [self._folder / f"engine-{number}.url" for number in range(count)]
         for number, file in enumerate(files):
             arguments = Engine(model, alias, file).arguments()
-            self._spawn(f"engine-{number}", "engine", arguments)
+            self._spawn(_engine_name(number), "engine", arguments)
         self._wait("the engines load the model", lambda: all(file.exists() for file in files))
         return [file.read_text() for file in files]
 
@@ -59,6 +59,13 @@ class DemoFleet:
         arguments = ["--router", self.url, "--engine", engine_url, "--relay-port", "0"]
         self._start(name, "herd-node", [*arguments, "--name", name])
         self.nodes.append(name)
+
+    def kill_engine(self, node: str) -> None:
+        """The engine of one node dies without a word; the others must do without it."""
+        name = _engine_name(self.nodes.index(node))
+        (child,) = (child for child in self._children if child.name == name)
+        self._children.remove(child)
+        child.kill()
 
     def wait_for(self, model: str) -> None:
         """Until each node has joined with `model`."""
@@ -92,6 +99,10 @@ class DemoFleet:
                 said = "\n".join(f"{c.name}: {c.last_words(3)}" for c in self._children)
                 raise StartError(f"{what}: not done after {_START_S:g} s. They said:\n{said}")
             time.sleep(_POLL_S)
+
+
+def _engine_name(number: int) -> str:
+    return f"engine-{number}"
 
 
 def free_port(wanted: int) -> int:
