@@ -68,7 +68,7 @@ def at_random(seed: int) -> Splitter:
     """Pieces of 1 to 200 bytes, the same for the same seed."""
 
     def split(data: bytes) -> Iterator[bytes]:
-        sizes = random.Random(seed)  # noqa: S311 (no secret)
+        sizes = random.Random(seed)
         start = 0
         while start < len(data):
             size = sizes.randint(1, 200)
