@@ -40,17 +40,17 @@ def run(
     timer = threading.Timer(TIMEOUT_S, process.kill)
     timer.start()
     said = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith("> "):
-                (answers or {})[line[2:].strip()]()
-        return process.wait(), "".join(said)
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("> "):
+                    (answers or {})[line[2:].strip()]()
+            return process.wait(), "".join(said)
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def shoot(url: str, shots: Sequence[Mapping[str, Any]]) -> None:

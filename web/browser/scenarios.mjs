@@ -66,7 +66,7 @@ async function requests(context, url) {
   await detail.locator("text=Where the time went").waitFor();
   assert.ok((await detail.locator(".candidates li").count()) >= 1);
   assert.ok((await detail.locator(".candidates b").count()) >= 1, "no bar of a signal");
-  await detail.locator("text=Expected cost").waitFor();
+  await detail.locator("td:text-is('Expected cost')").waitFor();
   await detail.locator("text=Attempt 1").waitFor();
   await detail.locator("text=Attempt 2").waitFor();
   assert.ok((await detail.locator(".track b.failed").count()) >= 1, "no failed attempt is shown");
@@ -118,6 +118,7 @@ async function playground(context, url) {
   await answer.locator("text=first token").waitFor();
   assert.match(await answer.locator(".tag.accent").innerText(), /studio|tower/);
   assert.ok((await answer.locator(".text").innerText()).length > 3);
+  await page.waitForSelector("button[aria-label=Send]"); // the first answer is whole
   await page.fill("textarea", "And the sea?");
   await page.keyboard.press("Enter");
   await page.locator(".turn.assistant").nth(1).locator("text=first token").waitFor();
