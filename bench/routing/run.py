@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ollama_herd.simulate import comparison, machines, traces, workloads
-from ollama_herd.simulate.policies import POLICIES
+from ollama_herd.simulate.policies import STANDARD
 from ollama_herd.simulate.results import Summary, geometric_mean
 from ollama_herd.simulate.world import Conditions
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--requests", type=int, default=1500, help="at most so many in a run")
-    parser.add_argument("--policies", default=",".join(POLICIES), help="ratios are to the first")
+    parser.add_argument("--policies", default=",".join(STANDARD), help="ratios are to the first")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ollama_herd.cli.process import fail
 from ollama_herd.simulate import comparison, machines, traces, workloads
-from ollama_herd.simulate.policies import POLICIES
+from ollama_herd.simulate.policies import POLICIES, STANDARD
 from ollama_herd.simulate.results import Summary
 from ollama_herd.simulate.world import Conditions
 
@@ -47,7 +47,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     ] = 0.6,
     policies: Annotated[
         str, typer.Option(help="comma-separated; ratios are to the first one")
-    ] = ",".join(POLICIES),
+    ] = ",".join(STANDARD),
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="runs of each policy")] = 3,
     first_seed: Annotated[int, typer.Option(help="the same seed gives the same run")] = 1,
     requests: Annotated[int, typer.Option(min=20, help="at most so many in a run")] = 1500,

@@ -156,6 +156,10 @@ class RouterSettings(Settings):
     )
     queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
     max_attempts: Count = Field(default=3, description="nodes tried for one request")
+    placement: bool = Field(
+        default=True,
+        description="load a busy model on a further node that has it, before requests go there",
+    )
     hedge: bool = Field(
         default=True, description="ask a second node when an engine is silent for too long"
     )

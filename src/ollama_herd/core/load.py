@@ -19,6 +19,7 @@ from ollama_herd.core.inflight import (
 from ollama_herd.core.node import EngineKind, Node, Replica
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
+from ollama_herd.core.request import InferenceRequest
 
 REPORT_LAG_S = 3.0
 """A report this soon after our own action may still describe the time before it."""
@@ -167,6 +168,13 @@ class Load:
             for node_id in known.keys() - nodes.keys():
                 self._drop(known[node_id])
 
+    def saw_prompt(self, request: InferenceRequest, now_s: float) -> None:
+        """A prompt arrived: whether it goes on from an earlier one tells what slots are worth."""
+        found = self.continuations.get(request.model_key)
+        if found is None:
+            found = self.continuations[request.model_key] = Continuation()
+        found.arrived(request.prefix, now_s)
+
     def refresh(self, fleet: Fleet, now_s: float) -> None:
         """A tick: beliefs no report confirmed, busy shares, owners at work, rested replicas."""
         self.sync(fleet)
@@ -221,8 +229,9 @@ class Load:
         replica.changed_s = now_s
         run.progress_s = replica.progress_s
         run.dirty_s = node.dirty_s
-        replica.arrivals_per_s = replica.rate_per_s(now_s) + 1 / RATE_TAU_S
-        replica.arrivals_at_s = now_s
+        if not run.request.is_load_only:
+            replica.arrivals_per_s = replica.rate_per_s(now_s) + 1 / RATE_TAU_S
+            replica.arrivals_at_s = now_s
         self.running[request_id] = run
 
     def first_byte(self, run: Running, now_s: float) -> None:

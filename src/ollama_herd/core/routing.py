@@ -29,7 +29,9 @@ __all__ = [
     "RouteDecision",
     "decide",
     "explain",
+    "is_waiting_for_report",
     "rank",
+    "service_s",
 ]
 
 NOBODY: frozenset[SlotKey] = frozenset()
@@ -191,3 +193,15 @@ def _candidate(p: Priced) -> Candidate:
         1e3 * p.prefix,
     )
     return Candidate(p.place.replica, cost, p.starts_now)
+
+
+def is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:
+    """Whether an engine that refused a connection may be back with the node's next report."""
+    return any(r.reason is Eliminated.UNREACHABLE for r in rejected)
+
+
+def service_s(priced: Sequence[Priced]) -> float:
+    """The shortest service time anywhere, once it gets its turn."""
+    if not priced:
+        return 1.0
+    return min(p.prefill + p.decode for p in priced)

@@ -7,14 +7,13 @@ and pure; `router/dispatcher.py` owns the one instance and turns the effects int
 from collections.abc import Collection, Iterable, Sequence
 
 from ollama_herd.core import learning
-from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.decision import Rejected
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view
 from ollama_herd.core.remaining import remaining_times
 from ollama_herd.core.request import (
@@ -25,8 +24,9 @@ from ollama_herd.core.request import (
     RefusalKind,
     Usage,
 )
+from ollama_herd.core.residency import Residency, loading_request
 from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
-from ollama_herd.core.routing import Ranking, explain, rank
+from ollama_herd.core.routing import Ranking, explain, is_waiting_for_report, rank, service_s
 from ollama_herd.core.signals import Ask, Priced
 from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
 
@@ -59,6 +59,8 @@ class Scheduler:
         self._running_of: dict[str, int] = {}
         self._fleet = Fleet()
         self._ticked_s = float("-inf")
+        self._residency = Residency()
+        self._placed = 0
 
     @property
     def load(self) -> Load:
@@ -74,7 +76,7 @@ class Scheduler:
         ranking = rank(ask, fleet)
         priced = ranking.priced
         if request.prefix and priced:
-            self._note_prompt(request, now_s)
+            self._load.saw_prompt(request, now_s)
         if not priced:
             refused = self._no_place(request, ranking.rejected)
             if refused is not None:
@@ -137,13 +139,13 @@ class Scheduler:
         request = pending.request
         ask = Ask(request, fleet.nodes, self._load, now_s)
         ranking = rank(ask, fleet, pending.excluded)
-        if not ranking.priced and not _is_waiting_for_report(ranking.rejected):
+        if not ranking.priced and not is_waiting_for_report(ranking.rejected):
             refused = refusal(RefusalKind.NO_NODE, request, fleet, ranking.rejected)
             return (
                 Refuse(request_id, refused),
                 *self._pass(self._models_on(run.replica, fleet), fleet, now_s),
             )
-        pending.estimate_s = _service_s(ranking.priced)
+        pending.estimate_s = service_s(ranking.priced)
         self._room.add(pending)
         models = {request.model_key, *self._models_on(run.replica, fleet)}
         return self._pass(models, fleet, now_s)
@@ -199,6 +201,18 @@ class Scheduler:
         effects += self._pass(list(self._room.models), fleet, now_s)
         return effects
 
+    def place(self, fleet: Fleet, now_s: float) -> Sequence[Grant]:
+        """Loads worth starting before anybody waits for them, as requests of the herd's own."""
+        grants = []
+        for replica in self._residency.plan(self._load, self._room, fleet, now_s):
+            self._placed += 1
+            request = loading_request(replica, f"load-{self._placed}", now_s)
+            ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet)
+            there = [p for p in ranking.priced if p.place.load is replica and p.starts_now]
+            if there:
+                grants.append(self._grant(Pending(request, 0.0), ranking._replace(priced=there)))
+        return grants
+
     def explain(self, request: InferenceRequest, now_s: float) -> Explanation:
         """Where the request would go now, and why; nothing changes by asking."""
         queue = self._room.models.get(request.model_key)
@@ -213,20 +227,13 @@ class Scheduler:
         self._ticked_s = now_s
         self._load.refresh(fleet, now_s)
 
-    def _note_prompt(self, request: InferenceRequest, now_s: float) -> None:
-        known = self._load.continuations
-        found = known.get(request.model_key)
-        if found is None:
-            found = known[request.model_key] = Continuation()
-        found.arrived(request.prefix, now_s)
-
     def _no_place(
         self, request: InferenceRequest, rejected: tuple[Rejected, ...]
     ) -> Refusal | None:
         """The refusal of a request nobody can take, None when it is worth waiting."""
         if not rejected:
             return refusal(RefusalKind.UNKNOWN_MODEL, request, self._fleet)
-        if _is_waiting_for_report(rejected):
+        if is_waiting_for_report(rejected):
             return None
         return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
 
@@ -234,7 +241,7 @@ class Scheduler:
         self, request: InferenceRequest, priced: Sequence[Priced], now_s: float
     ) -> Sequence[Effect]:
         is_full, waiting = self._limit_reached(request)
-        pending = Pending(request, _service_s(priced))
+        pending = Pending(request, service_s(priced))
         self._room.add(pending)
         effects = self._pass((request.model_key,), self._fleet, now_s)
         if not is_full or request.request_id not in self._room.pending:
@@ -445,7 +452,7 @@ class Scheduler:
             return self._grant(pending, ranking)
         replica = best.place.load
         pending.likely = replica.key
-        pending.estimate_s = _service_s(ranking.priced)
+        pending.estimate_s = service_s(ranking.priced)
         if self._is_probe(best, request, now_s):
             self._room.remove(request.request_id)
             return self._grant(pending, ranking)
@@ -471,7 +478,7 @@ class Scheduler:
         self, pending: Pending, fleet: Fleet, rejected: tuple[Rejected, ...], now_s: float
     ) -> Refuse | None:
         """No node can take a waiting request any more: give the fleet a moment to come back."""
-        if _is_waiting_for_report(rejected):
+        if is_waiting_for_report(rejected):
             return None
         if pending.stranded_s is None:
             pending.stranded_s = now_s
@@ -482,19 +489,7 @@ class Scheduler:
         return Refuse(request.request_id, refusal(RefusalKind.NO_NODE, request, fleet, rejected))
 
 
-def _is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:
-    """Whether an engine that refused a connection may be back with the node's next report."""
-    return any(r.reason is Eliminated.UNREACHABLE for r in rejected)
-
-
 def _is_sound(priced: Priced, silent: Running, now_s: float) -> bool:
     """Whether a second try there makes sense: another machine, and not one that keeps failing."""
     place = priced.place
     return place.node is not silent.node and place.load.barred_until_s <= now_s
-
-
-def _service_s(priced: Sequence[Priced]) -> float:
-    """The shortest service time anywhere, once it gets its turn."""
-    if not priced:
-        return 1.0
-    return min(p.prefill + p.decode for p in priced)

@@ -19,6 +19,7 @@ from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import make_gate
 from ollama_herd.router.memory import Memory, remembering
+from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.upstream import Upstream
@@ -48,10 +49,6 @@ GC_THRESHOLDS = (50_000, 50, 100)
 """Hardly anything here forms cycles; by Python's defaults the collector looks for them all the time
 (4 to 5 % of a small request, measured)."""
 
-GC_THRESHOLDS = (50_000, 50, 100)
-"""Hardly anything here forms cycles; by Python's defaults the collector looks for them all the time
-(4 to 5 % of a small request, measured)."""
-
 POLL_S = 0.02
 """How often a draining router looks whether the last request has ended."""
 
@@ -69,6 +66,8 @@ class Herd:
         )
         self.dispatcher = Dispatcher(Scheduler(queue, self._predictor))
         self.upstream = Upstream(settings.connect_timeout_s)
+        if settings.placement:
+            self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
         gate = make_gate()

@@ -5,11 +5,12 @@ slot back: the request path does so whenever it ends early.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.node import Replica
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
@@ -31,6 +32,7 @@ class Dispatcher:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
+        self._load: Callable[[str, Replica], None] | None = None
         self._waiting: dict[str, asyncio.Future[RouteDecision]] = {}
         self._fleet = Fleet()
 
@@ -38,9 +40,18 @@ class Dispatcher:
         self._fleet = fleet
         self._settle(self._scheduler.on_fleet(fleet, monotonic_s()))
 
+    def load_with(self, load: Callable[[str, Replica], None]) -> None:
+        """Who carries out loads ahead of requests: `load(id, replica)` ends in `finished(id)`."""
+        self._load = load
+
     def tick(self) -> None:
-        """Let held requests time out and be looked at again."""
-        self._settle(self._scheduler.on_fleet(self._fleet, monotonic_s()))
+        """Let held requests time out and be looked at again; load what will be needed."""
+        now_s = monotonic_s()
+        self._settle(self._scheduler.on_fleet(self._fleet, now_s))
+        if self._load is None:
+            return
+        for grant in self._scheduler.place(self._fleet, now_s):
+            self._load(grant.request_id, grant.decision.candidates[0].replica)
 
     def queue(self) -> QueueView:
         """Who waits and who runs, per node and model, now."""

@@ -85,7 +85,7 @@ class Engine:
         self.models = tuple(m for m in models if fits(machine, MODELS[m]))
         self.truth = truth
         self.runners: dict[str, Runner] = {}
-        self.pending: deque[tuple[str, int, Job | None]] = deque()
+        self.pending: deque[Job] = deque()
         self.is_up = True
         self.slow = 1.0
         self.loads = 0
@@ -102,29 +102,14 @@ class Engine:
             self._admit(runner, job)
         else:
             job.was_cold = True
-            self.pending.append((job.model, job.context, job))
+            self.pending.append(job)
             self._serve_pending()
         self._set_rates()
-
-    def preload(self, model: str) -> None:
-        """An empty prompt: load the model, generate nothing."""
-        if model not in self.runners:
-            self.pending.append((model, 0, None))
-            self._serve_pending()
-            self._set_rates()
-
-    def unload(self, model: str) -> None:
-        """`keep_alive: 0`: gone as soon as nothing runs there."""
-        runner = self.runners.get(model)
-        if runner is not None and runner.is_idle:
-            del self.runners[model]
-            self._serve_pending()
-            self._set_rates()
 
     def crash(self) -> list[Job]:
         """The machine is gone with all it held; its jobs."""
         lost = [job for r in self.runners.values() for job in (*r.active, *r.waiting)]
-        lost += [job for _, _, job in self.pending if job is not None]
+        lost += self.pending
         self.runners.clear()
         self.pending.clear()
         self.is_up = False
@@ -231,12 +216,12 @@ class Engine:
     def _serve_pending(self) -> None:
         """The head of the line loads when there is room for it; those behind it wait."""
         while self.pending:
-            model, context, job = self.pending[0]
+            job = self.pending[0]
+            model, context = job.model, job.context
             runner = self.runners.get(model)
-            if runner is not None and (job is None or context in {0, runner.context}):
+            if runner is not None and context in {0, runner.context}:
                 self.pending.popleft()
-                if job is not None:
-                    self._admit(runner, job)
+                self._admit(runner, job)
                 continue
             if any(not r.is_ready for r in self.runners.values()):
                 return

@@ -31,20 +31,13 @@ class Drop(NamedTuple):
 
 
 class Preload(NamedTuple):
-    """The node is asked to load a model that nobody runs there."""
+    """A request of the policy's own: the replica's model is to be loaded."""
 
-    node_id: str
-    model: str
-
-
-class Unload(NamedTuple):
-    """The node is asked to unload a model."""
-
-    node_id: str
-    model: str
+    request: InferenceRequest
+    replica: Replica
 
 
-Action = Send | Drop | Preload | Unload
+Action = Send | Drop | Preload
 
 
 class Policy(Protocol):
@@ -78,6 +71,8 @@ class Policy(Protocol):
 class Herd:
     """The product's scheduler and predictor, unchanged."""
 
+    places = True
+
     def __init__(self, _rng: Random) -> None:
         self.predictor = Predictor()
         self.scheduler = Scheduler(QueueSettings(limit=10**6, timeout_s=1e9), self.predictor)
@@ -104,7 +99,19 @@ class Herd:
         return _actions(self.scheduler.on_retry(request_id, outcome, fleet, now_s))
 
     def passed(self, fleet: Fleet, now_s: float) -> Sequence[Action]:
-        return _actions(self.scheduler.on_fleet(fleet, now_s))
+        actions = _actions(self.scheduler.on_fleet(fleet, now_s))
+        for grant in self.scheduler.place(fleet, now_s) if self.places else ():
+            request = self.scheduler.load.running[grant.request_id].request
+            winner = grant.decision.winner
+            if winner is not None:
+                actions.append(Preload(request, winner.replica))
+        return actions
+
+
+class HerdWithoutPlacement(Herd):
+    """The same without loads ahead of requests."""
+
+    places = False
 
 
 def _actions(effects: Sequence[object]) -> list[Action]:
@@ -272,6 +279,10 @@ POLICIES: Mapping[str, Callable[[Random], Policy]] = MappingProxyType(
         "power-of-two": PowerOfTwo,
         "prefix-aware": PrefixAware,
         "point-sum": _point_sum,
+        "no-placement": HerdWithoutPlacement,
     }
 )
 """By name, as the command line calls them; `herd` is the product."""
+
+STANDARD = tuple(name for name in POLICIES if name != "no-placement")
+"""Those that a comparison takes unless told otherwise."""

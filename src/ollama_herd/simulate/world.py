@@ -16,7 +16,7 @@ from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind
 from ollama_herd.simulate.engine import Engine, Job
 from ollama_herd.simulate.machines import MODELS, Machine, Truth, fits
-from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send, Unload
+from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send
 from ollama_herd.simulate.workloads import Conversation, Turn
 
 TICK_S = 1.0
@@ -212,9 +212,15 @@ class World:
                     self._open.discard(action.request_id)
                     self._failed += 1
                 case Preload():
-                    self._on_engine(action.node_id, lambda e, m=action.model: e.preload(m))  # type: ignore[misc]
-                case Unload():
-                    self._on_engine(action.node_id, lambda e, m=action.model: e.unload(m))  # type: ignore[misc]
+                    self._preload(action)
+
+    def _preload(self, action: Preload) -> None:
+        job = Job(action.request, action.request.model, 1, 0, 0, self.now_s)
+        name = action.replica.node_id
+        if self.engines[name].is_up:
+            self._on_engine(name, lambda engine: engine.submit(job))
+        else:
+            self._at(self.now_s + REFUSED_S, lambda: self._tell_end(job, OutcomeKind.UNREACHABLE))
 
     def _send(self, action: Send) -> None:
         asked = self.asked[action.request_id]
@@ -259,6 +265,10 @@ class World:
             self._wake_later(name)
 
     def _happened(self, job: Job, what: str) -> None:
+        if job.request.is_load_only:
+            if what == "done":
+                self._at(self.now_s, lambda: self._tell_end(job, OutcomeKind.COMPLETED))
+            return
         asked = self.asked[job.request.request_id]
         if asked.job is not job:
             return
@@ -288,7 +298,9 @@ class World:
         self._advance(name)
         for job in engine.crash():
             request_id = job.request.request_id
-            if job.first_s < 0:
+            if job.request.is_load_only:
+                self._tell_end(job, OutcomeKind.CLOSED_EARLY)
+            elif job.first_s < 0:
                 self._lost(request_id, OutcomeKind.CLOSED_EARLY)
             else:
                 self._ask_again(job)

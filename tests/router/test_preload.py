@@ -1,0 +1,67 @@
+"""A load ahead of requests, from the plan to the engine and back."""
+
+import asyncio
+import json
+
+import msgspec
+
+from ollama_herd.core.fleet import Fleet, NodeReported, apply
+from ollama_herd.core.node import Reach
+from ollama_herd.core.predict import Predictor
+from ollama_herd.core.scheduler import QueueSettings, Scheduler
+from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.preload import Preloads
+from ollama_herd.router.upstream import Upstream
+from ollama_herd.tasks import cancel_and_wait, spawn
+from tests.core import fleets
+from tests.fakes.models import model as fake_model
+from tests.fakes.ollama import FakeOllama
+
+NAME = "m:latest"
+
+
+def told(node_id, port, loaded):
+    """So large that nobody would go where it has to be loaded first."""
+    one = fleets.engine([fleets.model(NAME, size_gb=120.0)], loaded)
+    one = msgspec.structs.replace(one, port=port, reach=Reach.LAN)
+    return fleets.report(node_id, [one], free_gb=400.0, total_gb=512.0)
+
+
+async def planned(engine: FakeOllama, then) -> list[tuple[str, str, bytes]]:
+    """What the engine of the idle node was asked until `then(dispatcher)` holds."""
+    dispatcher = Dispatcher(Scheduler(QueueSettings(), Predictor()))
+    upstream = Upstream(2.0)
+    dispatcher.load_with(Preloads(upstream, dispatcher).start)
+    fleet = Fleet()
+    for report in (told("a", 9, [NAME]), told("b", engine.port, [])):
+        fleet = apply(fleet, NodeReported(report, "127.0.0.1"), 0.0)
+    dispatcher.fleet_changed(fleet)
+    tasks = [
+        spawn(dispatcher.grant(fleets.request(NAME, prompt_tokens=4000, max_tokens=1)), name="ask")
+        for _ in range(60)
+    ]
+    await asyncio.sleep(0)
+    dispatcher.tick()
+    async with asyncio.timeout(10):
+        while not then(dispatcher):  # noqa: ASYNC110 - an engine in another thread
+            await asyncio.sleep(0.01)
+    await cancel_and_wait(*tasks)
+    upstream.close()
+    return [(r[0], r[1], r[3]) for r in engine.state.requests]
+
+
+async def test_an_empty_prompt_loads_and_the_slot_comes_back() -> None:
+    with FakeOllama([fake_model("m")]).in_thread() as engine:
+        asked = await planned(engine, lambda d: engine.state.requests and not _loads(d))
+    assert [(method, path) for method, path, _ in asked] == [("POST", "/api/generate")]
+    assert json.loads(asked[0][2]) == {"model": NAME, "stream": False}
+
+
+async def test_an_engine_that_refuses_costs_nothing() -> None:
+    with FakeOllama([]).in_thread() as engine:
+        asked = await planned(engine, lambda d: engine.state.requests and not _loads(d))
+    assert len(asked) == 1
+
+
+def _loads(dispatcher: Dispatcher) -> bool:
+    return "load-1" in dispatcher._scheduler.load.running
