@@ -5,6 +5,8 @@ model, and what that one says is sewn to what the client has. Where this is not 
 is left, the client gets one error event in its dialect.
 """
 
+import msgspec
+
 from ollama_herd.api.continuation import Continuation, Said, continued, read_said, why_not
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import broken_stream, stream_error
@@ -171,16 +173,23 @@ class _Sequel:
         rest = sewing.feed(call.translated_end())
         if rest:
             reply.write(rest)
-        self._said = sewing.said()
+        before, self._said = self._said, sewing.said()
         if sewing.is_done:
-            journal.usage = self._usage(call, connection)
+            journal.usage = self._usage(call, connection, before.pieces)
             return OutcomeKind.COMPLETED, ""
         return _why(sewing, connection, whole=whole)
 
-    def _usage(self, call: Call, connection: EngineConnection) -> Usage | None:
-        """Of the last part; what the first one took is not known."""
+    def _usage(self, call: Call, connection: EngineConnection, before: int) -> Usage | None:
+        """The counts of the whole: what had been said before was prompt to the last engine."""
         endpoint: Endpoint = call.engine_endpoint
-        return read_tail(connection.tail(), endpoint, connection.status, is_stream=True).usage
+        usage = read_tail(connection.tail(), endpoint, connection.status, is_stream=True).usage
+        if usage is None or usage.prompt_tokens is None or usage.output_tokens is None:
+            return usage
+        return msgspec.structs.replace(
+            usage,
+            prompt_tokens=max(1, usage.prompt_tokens - before),
+            output_tokens=usage.output_tokens + before,
+        )
 
 
 def _why(sewing: Seam, connection: EngineConnection, *, whole: bool) -> tuple[OutcomeKind, str]:
