@@ -359,19 +359,26 @@ class ClientConnection(asyncio.Protocol):
         if self._head_out:
             data = self._head_out + data
             self._head_out = b""
-        self.transport.write(data)
+        self._send(data)
 
     def flush(self) -> None:
         if self._head_out:
-            self.transport.write(self._head_out)
+            self._send(self._head_out)
             self._head_out = b""
 
     def finish(self) -> None:
         self.finished = True
         end = b"0\r\n\r\n" if self._chunked else b""
         if self._head_out or end:
-            self.transport.write(self._head_out + end)
+            self._send(self._head_out + end)
             self._head_out = b""
+
+    def _send(self, data: bytes) -> None:
+        """An engine's bytes may come in the moment between the client's leaving and the request
+        path's hearing of it; uvloop's transport takes none after its end.
+        """
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def abort(self) -> None:
         self.transport.abort()
