@@ -32,6 +32,9 @@ class Seam(Protocol):
     def said(self) -> Said:
         """All that the client has got by now, both parts."""
 
+    def counts(self, prompt: object, output: object) -> tuple[int, int] | None:
+        """Tokens of the whole, from what the last engine counted; None when that says it all."""
+
 
 def seam(endpoint: Endpoint, how: Continuation, said: Said, first_part_s: float) -> Seam:
     """For the client of `endpoint`, which has got `said` in `first_part_s` seconds."""
@@ -120,7 +123,7 @@ class _Sewing:
         if not self._is_replay:
             self.failed = "the engine went on with something else than text"
 
-    def _counts(self, prompt: object, output: object) -> tuple[int, int] | None:
+    def counts(self, prompt: object, output: object) -> tuple[int, int] | None:
         """Prompt and output tokens of the whole: what was said is prompt to the engine."""
         if not isinstance(prompt, int) or not isinstance(output, int) or self._is_replay:
             return None
@@ -210,7 +213,7 @@ class _LineSeam(_Sewing):
     def _summed(self, line: Fields) -> Fields:
         """The last line, its counts and durations those of both parts."""
         line = {key: value for key, value in line.items() if key != "context"}
-        counts = self._counts(line.get("prompt_eval_count"), line.get("eval_count"))
+        counts = self.counts(line.get("prompt_eval_count"), line.get("eval_count"))
         if counts is not None:
             line["prompt_eval_count"], line["eval_count"] = counts
             for key in ("total_duration", "eval_duration"):
@@ -320,7 +323,7 @@ class _ChunkSeam(_EventSewing):
         return {**chunk, "choices": [out]}
 
     def _summed(self, usage: Fields) -> Fields:
-        counts = self._counts(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        counts = self.counts(usage.get("prompt_tokens"), usage.get("completion_tokens"))
         if counts is None or not usage.get("prompt_tokens"):
             return usage
         prompt, output = counts

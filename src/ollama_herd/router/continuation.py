@@ -173,23 +173,20 @@ class _Sequel:
         rest = sewing.feed(call.translated_end())
         if rest:
             reply.write(rest)
-        before, self._said = self._said, sewing.said()
+        self._said = sewing.said()
         if sewing.is_done:
-            journal.usage = self._usage(call, connection, before.pieces)
+            journal.usage = self._usage(call, connection, sewing)
             return OutcomeKind.COMPLETED, ""
         return _why(sewing, connection, whole=whole)
 
-    def _usage(self, call: Call, connection: EngineConnection, before: int) -> Usage | None:
-        """The counts of the whole: what had been said before was prompt to the last engine."""
+    def _usage(self, call: Call, connection: EngineConnection, sewing: Seam) -> Usage | None:
         endpoint: Endpoint = call.engine_endpoint
         usage = read_tail(connection.tail(), endpoint, connection.status, is_stream=True).usage
-        if usage is None or usage.prompt_tokens is None or usage.output_tokens is None:
+        counts = sewing.counts(usage.prompt_tokens, usage.output_tokens) if usage else None
+        if usage is None or counts is None:
             return usage
-        return msgspec.structs.replace(
-            usage,
-            prompt_tokens=max(1, usage.prompt_tokens - before),
-            output_tokens=usage.output_tokens + before,
-        )
+        prompt, output = counts
+        return msgspec.structs.replace(usage, prompt_tokens=prompt, output_tokens=output)
 
 
 def _why(sewing: Seam, connection: EngineConnection, *, whole: bool) -> tuple[OutcomeKind, str]:
