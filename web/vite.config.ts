@@ -2,7 +2,7 @@ import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vite";
 
 // A running herd for `npm run dev`, which serves pages itself and asks the herd for the rest.
-const herd = process.env.HERD_URL ?? "http://127.0.0.1:11435";
+const herd = process.env.ROUTER_URL ?? "http://127.0.0.1:11435";
 
 export default defineConfig({
   base: "/dashboard/",
