@@ -34,6 +34,9 @@ SLOWER_MAX = 4.0
 EVICTION_SHARE = 0.25
 """An eviction may cost so much of the load time: more, and two models would chase each other."""
 
+LOOKS = 32
+"""Hosts and other places of a model looked at in one plan, however large the fleet is."""
+
 PAUSE_S = 60.0
 """A replica is not loaded twice within a minute, whatever became of the first time."""
 
@@ -87,17 +90,22 @@ class _Sites:
         self.rate_s = sum(place.load.rate_per_s(now_s) for place in places)
         self.hosts: list[Priced] = []
         self.others: list[Priced] = []
+        hosts = 0
         ask = Ask(usual_request(model_key, load, now_s), fleet.nodes, load, now_s)
         for place in places:
             replica = place.load
             if replica.is_hot or replica.loading_until_s:
-                self.hosts.append(price(place, ask))
-            elif _may_load(place, now_s) and replica.key not in tried:
+                hosts += 1
+                if hosts <= LOOKS:
+                    self.hosts.append(price(place, ask))
+            elif len(self.others) < LOOKS and replica.key not in tried and _may_load(place, now_s):
                 self.others.append(price(place, ask))
+        each_s = sum(_per_s(host) for host in self.hosts)
+        self.carried_s = each_s * hosts / len(self.hosts) if hosts else 0.0
 
     def for_backlog(self, waiting: int) -> ReplicaLoad | None:
         """The place that gets those who wait served soonest, if that is soon enough."""
-        carried = sum(_per_s(host) for host in self.hosts)
+        carried = self.carried_s
         if not carried:
             return None
         drain_s = waiting / carried
@@ -114,7 +122,7 @@ class _Sites:
 
     def for_demand(self) -> ReplicaLoad | None:
         """The cheapest further host of a model whose hosts are near their limit."""
-        carried = sum(_per_s(host) for host in self.hosts)
+        carried = self.carried_s
         if not carried or self.rate_s < RATE_MIN or self.rate_s <= FULL * carried:
             return None
         least_s = min(_service_s(host) for host in self.hosts)
