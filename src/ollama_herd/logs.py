@@ -4,8 +4,12 @@ Set up once by the command line. Prompts and answers never get here: nobody logs
 traceback shows code only, never the values of variables.
 """
 
+import contextlib
 import logging
+import os
 import sys
+from collections.abc import Callable
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -18,9 +22,39 @@ _QUOTES_BYTES = "aiohttp.http_exceptions"
 """Errors from here quote what came over the wire: a header with a key, a piece of a prompt."""
 
 
+class _Lossy:
+    """stderr, of which no write fails: when nobody reads it any more the work goes on.
+
+    A broken pipe stays broken, so the descriptor is then given to nothing. A full disk may have
+    room again, so that only loses the line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._keep_on(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._keep_on(self._stream.flush)
+
+    def _keep_on(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+        except (OSError, ValueError):
+            pass  # lost, and there is nowhere to say so
+
+
 def setup(level: str) -> None:
     """Send our log and the log of libraries to stderr; `level` as in the settings."""
     least = logging.getLevelNamesMapping()[level.upper()]
+    stderr = cast("TextIO", _Lossy(sys.stderr))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -35,10 +69,10 @@ def setup(level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stderr)
     handler.addFilter(_without_wire_bytes)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -1,7 +1,10 @@
 """Nodes and routers that die, come back, and are told to stop."""
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,10 +13,10 @@ from typing import Any
 import pytest
 
 from ollama_herd import clock
-from tests.e2e.processes import Herd, Node, wait_until
+from tests.e2e.processes import DIES_WITH_US, Herd, Node, free_port, wait_until
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
-from tests.fakes.raw import Client, Response
+from tests.fakes.raw import Client, Response, call
 from tests.fakes.state import Fault, Settings
 
 FAST = {"HERD_HEARTBEAT_S": "0.3"}
@@ -36,7 +39,7 @@ def own_name(request: pytest.FixtureRequest) -> str:
 
 
 def own_model(request: pytest.FixtureRequest) -> str:
-    return request.node.name.removeprefix("test_").replace("_", "-")[:60]
+    return str(request.node.name).removeprefix("test_").replace("_", "-")[:60]
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +270,27 @@ def _is_stored(herd: Herd, node: Node) -> bool:
     needle = str(known["node_id"]).encode()
     files = herd.home.glob("herd.db*")
     return any(b"llama3.2" in data and needle in data for data in (f.read_bytes() for f in files))
+
+
+def test_nobody_reads_the_log(tmp_path: Path, engine: FakeOllama) -> None:
+    """`herd | head`, a log collector that died: the work goes on, and ends when it is told to."""
+    port = free_port()
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--no-mdns"]
+    command = [*DIES_WITH_US, sys.executable, "-m", "ollama_herd.cli.herd", *arguments]
+    env = {**os.environ, **FAST, "HERD_HOME": str(tmp_path / "router-home")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=env) as unread:
+        try:
+            assert unread.stderr is not None
+            while b"listening" not in unread.stderr.readline():
+                assert unread.poll() is None
+            unread.stderr.close()
+            with start_node(tmp_path, port, engine, "unheard"):  # news, so something to log
+                wait_until(lambda: b"llama3.2" in _tags(port), 20, "the node's models")
+                unread.terminate()
+                assert unread.wait(SHUTDOWN_S) == 0
+        finally:
+            unread.kill()
+
+
+def _tags(port: int) -> bytes:
+    return call(port, "GET", "/api/tags").body

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -92,13 +92,14 @@ def _stopper(
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()  # first: whatever becomes of the line, we end
     _log.info("stopping; a second signal ends at once")
-    task.cancel()
 
 
 def _give_up(shutdown_s: float) -> None:
     message = f"{Path(sys.argv[0]).stem}: not shut down after {shutdown_s:g} s; ended\n"
-    os.write(2, message.encode())
+    with suppress(OSError):  # nobody may read it any more
+        os.write(2, message.encode())
     os._exit(1)
 
 
