@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs docs-check fmt bench web screenshots clean setup
+.PHONY: help demo test interop check lint types docs docs-check fmt bench web screenshots clean setup
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -27,6 +27,9 @@ demo: $(SYNCED) ## a router, two nodes and a real model here (ONCE=1: one answer
 
 test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
 	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)
+
+interop: $(SYNCED) ## real clients doing real tasks through the herd; installs them under .venvs/ first
+	HERD_INTEROP=1 $(BIN)/pytest tests/interop -v $(PYTEST_ARGS)
 
 check: lint types docs-check test ## format, lint, types, docs, and all tests: architecture is among them
 

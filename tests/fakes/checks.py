@@ -129,13 +129,13 @@ def keep_alive_s(asked: dict[str, Any]) -> float | None:
 
 
 def check_options(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options; a wrong type is 500, as in the real server."""
+    """The options; a wrong type is 500, null is not said, as in the real server."""
     options = asked.get("options") or {}
     for name in ("num_predict", "num_ctx", "seed", "top_k", "num_thread", "num_batch"):
         value = options.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RefusedError(500, f'option "{name}" must be of type integer')
-    return dict(options)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def check_format(asked: dict[str, Any]) -> None:
