@@ -16,7 +16,7 @@ export const SIGNALS: readonly Signal[] = [
     name: "Role",
     meaning: "delay for others, a scarce machine kept free",
   },
-  { field: "availability_trend_ms", name: "Trend", meaning: "slower now than learned" },
+  { field: "availability_trend_ms", name: "Trend", meaning: "slower or faster now than learned" },
   { field: "context_fit_ms", name: "Context", meaning: "a reload for another context length" },
   {
     field: "prefix_affinity_ms",
