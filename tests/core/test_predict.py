@@ -66,7 +66,7 @@ def test_an_estimate_stays_within_a_factor_of_its_prior(prior, samples):
 
 @given(st.floats(0.2, 5.0), st.integers(1, 20))
 def test_an_estimate_finds_the_truth(truth, seed):
-    noise = random.Random(seed)  # noqa: S311 - repeatable noise
+    noise = random.Random(seed)
     estimate = Estimate(1.0)
     for _ in range(60):
         estimate.learn(truth * noise.uniform(0.8, 1.25))
@@ -207,7 +207,7 @@ def test_an_owner_at_work_is_expected_to_slow_the_machine():
 @pytest.mark.parametrize("wrong", [0.3, 1.0, 3.0])
 def test_long_mixed_load_stays_within_twice_the_truth(seed, wrong):
     """Two models side by side on machines whose priors are off by `wrong`."""
-    rng = random.Random(seed)  # noqa: S311 - a repeatable workload
+    rng = random.Random(seed)
     names = ["m:7b", "n:7b"]
     models = [model(name) for name in names]
     reports = [report(node, [engine(models, names, slots=2)]) for node in ("a", "b")]

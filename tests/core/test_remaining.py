@@ -105,7 +105,7 @@ def test_one_more_in_flight_never_makes_a_place_cheaper(count, prompt, output):
 
 
 def test_a_sample_of_coming_and_going_requests_looks_like_all_of_them():
-    chance = random.Random(7)  # noqa: S311 - always the same
+    chance = random.Random(7)
     scheduler, fleet, ids = busy(200)
     replica = only(scheduler)
     for step in range(3000):

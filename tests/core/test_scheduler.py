@@ -253,7 +253,7 @@ def test_nobody_starves(seed):
     """One slot at 90 % load of short requests, and long ones among them: each gets its turn
     within a bound that grows with its own length, not with the load of others.
     """
-    rng = random.Random(seed)  # noqa: S311 - a repeatable workload
+    rng = random.Random(seed)
     world = World([node()], {"a": Truth()})
     arrivals, now_s = [], 0.0
     for number in range(600):
@@ -686,7 +686,7 @@ def test_a_wrong_belief_about_loading_is_corrected_by_the_next_report():
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3]))
 def test_the_world_never_sees_more_than_its_slots(seed, slots):
-    rng = random.Random(seed)  # noqa: S311 - a repeatable workload
+    rng = random.Random(seed)
     names = [NAME, "n:7b"]
     reports = [node(n, names=names, loaded=names[:1], slots=slots) for n in ("a", "b")]
     world = World(reports, {"a": Truth(), "b": Truth(step_s=1 / 15)})

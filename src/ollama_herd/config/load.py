@@ -26,7 +26,7 @@ from ollama_herd.config.settings import (
     Settings,
 )
 
-_TEST_PREFIX = "HERD_TEST_"  # read by the tests only; never an unknown variable
+_NOT_SETTINGS = ("HERD_TEST_", "HERD_SKIP_WEB")  # of the tests and the build of the package
 
 
 class ConfigError(Exception):
@@ -130,7 +130,7 @@ def _refuse_unknown_variables() -> None:
         known |= {kind.env_prefix + name.upper() for name in kind.model_fields}
     for name in sorted(os.environ):
         spelled = name.upper()
-        if not spelled.startswith(RouterSettings.env_prefix) or spelled.startswith(_TEST_PREFIX):
+        if not spelled.startswith(RouterSettings.env_prefix) or spelled.startswith(_NOT_SETTINGS):
             continue
         if spelled not in known:
             raise ConfigError(f"unknown variable {name}{_meant(spelled, sorted(known))}")

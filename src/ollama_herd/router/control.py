@@ -143,10 +143,14 @@ class _Answers:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         if not key:
             return _refused(401, "a report needs the node's key: Authorization: Bearer <node_key>")
-        body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
         try:
+            body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
             report = _report_decoder.decode(body)
             reply = self._registry.report(report, request.remote or "", key)
+        except BodyRefused as refused:
+            if refused.error.status != 413:
+                raise
+            return _refused(413, f"a report is at most {MAX_REPORT_BYTES} bytes")
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _refused(400, f"not a node report: {error}")
         except ReportRefused as refused:
