@@ -80,8 +80,8 @@ class Registry:
             self._refuse("two engines of the report have the same engine_id")
         if not self._bind(report.node_id, hashlib.sha256(key.encode()).hexdigest()):
             self._refuse(
-                f"node id {report.node_id!r} belongs to another key: give this machine an id of its "
-                "own (move its node.json away and start herd-node again)"
+                f"node id {report.node_id!r} belongs to another key: give this machine an id "
+                "of its own (move its node.json away and start herd-node again)"
             )
         if needs_full_report(self.fleet, report):
             return self._reply(resend=True)
