@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.fakes.gojson import GoJsonError, decode_object
 from tests.fakes.manage import ManagedOllama
 from tests.fakes.models import FakeModel, embedding_model, model
 from tests.fakes.state import Scripted, Settings
@@ -17,6 +16,10 @@ from tests.fakes.wire import Reply, Request
 SAY = re.compile(r"SAY<<(.*?)>>", re.DOTALL)
 """Words that a task puts into the model's mouth, for tools that want a form of their own."""
 
+KEY = re.compile(r"[`'\"](\w+)[`'\"]")
+PLACE = re.compile(r"\bin ([A-Z]\w+)")
+"""What a model would find in a prompt: keys to answer with, a place."""
+
 THOUGHT = ("Let", " me", " see.")
 MOST_WORDS = 400
 
@@ -24,7 +27,7 @@ MOST_WORDS = 400
 def catalogue() -> tuple[FakeModel, ...]:
     """Names that client suites ask for, each with what the real model can do."""
     return (
-        model("llama3.1", capabilities=("completion", "tools", "vision")),
+        model("llama3.1", capabilities=("completion", "tools", "vision", "embedding")),
         model("gpt-oss:20b", capabilities=("completion", "tools", "thinking")),
         model("deepseek-r1:1.5b", capabilities=("completion", "tools", "thinking")),
         embedding_model("nomic-embed-text"),
@@ -47,9 +50,10 @@ class TaskOllama(ManagedOllama):
     async def _answer(self, request: Request, reply: Reply) -> None:
         if request.method == "POST" and request.body and not request.path.startswith("/api/blobs/"):
             try:
-                asked = decode_object(request.body)
-            except GoJsonError:
+                asked = json.loads(request.body)  # keys as they are: a schema's have capitals
+            except ValueError:
                 asked = {}
+            asked = asked if isinstance(asked, dict) else {}
             found = self.models.get(model(str(asked.get("model") or "x")).key)
             # Nothing is awaited between here and where the script is read.
             self.script(scripted(asked, found))
@@ -65,16 +69,17 @@ def scripted(asked: dict[str, Any], found: FakeModel | None) -> Scripted | None:
     messages = [m for m in asked.get("messages") or () if isinstance(m, dict)]
     text = _text_of(messages[-1] if messages else asked)
     said = SAY.search(text)
-    calls = () if said or _has_result(messages) else _tool_calls(asked, text)
+    was_called = any(_is_result(one) for one in messages)
+    calls = () if said or was_called else _tool_calls(asked, text)
     if calls:
         return Scripted(thinking=thought, tool_calls=calls)
-    schema = _schema(asked)
+    schema = _schema(asked, text)
     pictures = sum(_pictures(one) for one in [*messages, asked])
     if said:
         words = said[1]
     elif schema is not None:
         words = json.dumps(instance(schema, schema, text))
-    elif _has_result(messages):
+    elif messages and _is_result(messages[-1]):
         words = f"The tool says: {text}"
     elif pictures:
         words = f"I see {pictures} of them."
@@ -109,7 +114,8 @@ def _of_type(schema: dict[str, Any], root: Any, text: str) -> Any:
             return {name: instance(one, root, text) for name, one in properties.items()}
         case kind:
             values = {"integer": number, "number": number + 0.5, "boolean": True, "null": None}
-            return values.get(kind, text[:60] or "word")
+            place = PLACE.search(text)
+            return values.get(kind, place[1] if place else text[:60] or "word")
 
 
 def _tool_calls(asked: dict[str, Any], text: str) -> tuple[dict[str, Any], ...]:
@@ -125,12 +131,13 @@ def _tool_calls(asked: dict[str, Any], text: str) -> tuple[dict[str, Any], ...]:
     return ({"name": tool["name"], "arguments": instance(schema, schema, text)},)
 
 
-def _schema(asked: dict[str, Any]) -> Any:
+def _schema(asked: dict[str, Any], text: str) -> Any:
     wanted = asked.get("format")
     kind = asked.get("response_format") or (asked.get("text") or {}).get("format") or {}
     kind = kind or (asked.get("output_config") or {}).get("format") or {}
     if wanted == "json" or kind.get("type") == "json_object":
-        return {"type": "object"}
+        keys = KEY.findall(text) or ["answer"]
+        return {"type": "object", "properties": {key: {"type": "string"} for key in keys}}
     if isinstance(wanted, dict):
         return wanted
     if kind.get("type") == "json_schema":
@@ -138,11 +145,10 @@ def _schema(asked: dict[str, Any]) -> Any:
     return None
 
 
-def _has_result(messages: list[dict[str, Any]]) -> bool:
-    last = messages[-1] if messages else {}
-    return last.get("role") == "tool" or any(
-        part.get("type") == "tool_result" for part in _parts(last)
-    )
+def _is_result(message: dict[str, Any]) -> bool:
+    """Whether it tells what a tool returned."""
+    kinds = [part.get("type") for part in _parts(message)]
+    return message.get("role") == "tool" or "tool_result" in kinds
 
 
 def _pictures(one: dict[str, Any]) -> int:

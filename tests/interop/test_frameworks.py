@@ -37,14 +37,12 @@ def test_framework(rig: Rig, tmp_path: Path, script: str) -> None:
 
 
 def test_langchain_suite(rig: Rig, tmp_path: Path) -> None:
-    """LangChain's own integration tests, from the source distribution: each ends as directly.
-
-    A few fail with the fakes, which say less than a model does.
-    """
+    """LangChain's own integration tests, from the source distribution: each ends as directly."""
     direct, through = (_langchain_outcomes(url, tmp_path) for url in (rig.alone.url, rig.url))
-    assert sum(outcome == "PASSED" for outcome in direct.values()) > 60
-    other = {name: (direct.get(name), told) for name, told in through.items()}
-    assert through == direct, {name: two for name, two in other.items() if two[0] != two[1]}
+    failed = [name for name, outcome in through.items() if outcome in ("FAILED", "ERROR")]
+    assert not failed
+    assert sum(outcome == "PASSED" for outcome in through.values()) > 70
+    assert through == direct
 
 
 def _langchain_outcomes(url: str, folder: Path) -> dict[str, str]:

@@ -96,7 +96,7 @@ def bad_requests():
         lambda: client.chat("nomic-embed-text", ASK),
         lambda: client.chat("llama3.1", ASK, think=True),
         lambda: client.chat("llama3.1", ASK, keep_alive="300"),
-        lambda: client.embed("llama3.1", "x"),
+        lambda: client.embed("gpt-oss:20b", "x"),
     )
     return [refused(call, error, *fields) for call in calls]
 
