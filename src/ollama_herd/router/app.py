@@ -18,6 +18,7 @@ from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import make_gate
+from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
@@ -41,9 +42,6 @@ SILENCE_STEPS = 5
 
 LINGER_S = 1.0
 """How long a refused body is still read, so that the client sees the answer before a reset."""
-
-BACKLOG = 4096
-"""Connections the kernel may hold while the loop is busy: a restart of all clients at once."""
 
 GC_THRESHOLDS = (50_000, 50, 100)
 """Hardly anything here forms cycles; by Python's defaults the collector looks for them all the time
@@ -112,7 +110,7 @@ class Herd:
         self._door: Door | None = None
         self.port = 0
 
-    async def listen(self) -> asyncio.Server:
+    async def listen(self) -> Listening:
         """Open the one listening socket. Raises OSError when the port is taken."""
         await self._runner.setup()
         hand_over = self._runner.server
@@ -126,12 +124,10 @@ class Herd:
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},
         )
-        server = await asyncio.get_running_loop().create_server(
-            door, self._settings.host, self._settings.port, backlog=BACKLOG
-        )
+        listening = await listen(door, self._settings.host, self._settings.port)
         self._door = door
-        self.port = server.sockets[0].getsockname()[1]
-        return server
+        self.port = listening.port
+        return listening
 
     async def pass_time(self) -> None:
         """Tick for ever."""
@@ -181,15 +177,15 @@ async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
     async with remembering(settings) as memory:
         herd = Herd(settings, memory)
         herd.registry.restore(memory.nodes)
-        server = await herd.listen()
+        listening = await herd.listen()
         ticking = spawn(herd.pass_time(), name="tick")
-        listening = spawn(herd.listen_to_silence(), name="silence")
+        hearing = spawn(herd.listen_to_silence(), name="silence")
         try:
             yield herd
         finally:
-            server.close()
+            listening.close()
             await herd.drain()
-            await cancel_and_wait(ticking, listening)
+            await cancel_and_wait(ticking, hearing)
 
 
 async def run(settings: RouterSettings) -> None:

@@ -1,0 +1,59 @@
+"""New clients do not wait in line while the loop is busy with others."""
+
+import asyncio
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from ollama_herd.router.listening import listen
+
+CLIENTS = 64
+
+
+class Greeter(asyncio.Protocol):
+    """Tells each client that it is in."""
+
+    def __init__(self, accepted: list[asyncio.BaseTransport]) -> None:
+        self.accepted = accepted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(b"in")
+        self.accepted.append(transport)
+
+
+async def turns_until_all_are_in() -> int:
+    """Turns of the loop it takes to let in clients that all came while it was busy."""
+    accepted: list[asyncio.BaseTransport] = []
+    listening = await listen(lambda: Greeter(accepted), "127.0.0.1", 0)
+    address = ("127.0.0.1", listening.port)
+    turns = 0
+    with ExitStack() as clients:
+        waiting = [
+            clients.enter_context(socket.create_connection(address, timeout=5))
+            for _ in range(CLIENTS)
+        ]
+        while len(accepted) < CLIENTS and turns < 10 * CLIENTS:
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(accepted) == CLIENTS
+        for transport in accepted:
+            taken = transport.get_extra_info("socket")
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert transport.get_extra_info("peername")[0] == "127.0.0.1"
+            transport.close()
+        heard = await asyncio.to_thread(lambda: [client.recv(8) for client in waiting])
+        assert heard == [b"in"] * CLIENTS
+    listening.close()
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+    return turns
+
+
+@pytest.mark.parametrize("name", ["uvloop", "asyncio"])
+def test_waiting_clients_come_in_many_at_a_time(name: str) -> None:
+    loops = pytest.importorskip(name)
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        assert runner.run(turns_until_all_are_in()) < CLIENTS / 4
