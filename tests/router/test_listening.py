@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
@@ -18,8 +19,7 @@ class Greeter(asyncio.Protocol):
         self.accepted = accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(b"in")
+        cast("asyncio.Transport", transport).write(b"in")
         self.accepted.append(transport)
 
 
@@ -29,23 +29,21 @@ async def turns_until_all_are_in() -> int:
     listening = await listen(lambda: Greeter(accepted), "127.0.0.1", 0)
     address = ("127.0.0.1", listening.port)
     turns = 0
-    with ExitStack() as clients:
-        waiting = [
-            clients.enter_context(socket.create_connection(address, timeout=5))
-            for _ in range(CLIENTS)
-        ]
+    with ExitStack() as opened:
+        opened.callback(listening.close)
+        clients = [socket.create_connection(address, timeout=5) for _ in range(CLIENTS)]
+        for client in clients:
+            opened.enter_context(client)
         while len(accepted) < CLIENTS and turns < 10 * CLIENTS:
             await asyncio.sleep(0)
             turns += 1
-        assert len(accepted) == CLIENTS
         for transport in accepted:
+            opened.callback(transport.close)
             taken = transport.get_extra_info("socket")
             assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert transport.get_extra_info("peername")[0] == "127.0.0.1"
-            transport.close()
-        heard = await asyncio.to_thread(lambda: [client.recv(8) for client in waiting])
+        heard = await asyncio.to_thread(lambda: [client.recv(8) for client in clients])
         assert heard == [b"in"] * CLIENTS
-    listening.close()
     await asyncio.sleep(0)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*address)
