@@ -20,11 +20,16 @@ USAGE = Usage(prompt_tokens=200, output_tokens=100)
 SLOTS = 10_000
 
 
-def busy(count=0, slots=SLOTS, nodes=("a",), every_s=0.05):
-    """(scheduler, fleet, ids in flight): requests that came one by one and answer since."""
+def busy(count=0, slots=SLOTS, nodes=("a",), every_s=0.05, blocks=0):
+    """(scheduler, fleet, ids in flight): requests that came one by one and answer since, each
+    with a prompt of so many blocks of its own.
+    """
     fleet = fleet_of(report(n, [engine([model(NAME)], [NAME], slots=slots)]) for n in nodes)
     scheduler = Scheduler(QueueSettings(), Predictor())
-    ids = [start(scheduler, fleet, every_s * number) for number in range(count)]
+    ids = [
+        start(scheduler, fleet, every_s * number, prefix=(number + 1,) * blocks)
+        for number in range(count)
+    ]
     return scheduler, fleet, ids
 
 
@@ -139,12 +144,12 @@ def operations(call):
     return count
 
 
-def life(count, slots=SLOTS):
+def life(count, slots=SLOTS, blocks=0):
     """Instructions of a request's way through the scheduler while `count` others are in flight."""
-    scheduler, fleet, _ = busy(count, slots=slots, nodes=("a", "b"))
+    scheduler, fleet, _ = busy(count, slots=slots, nodes=("a", "b"), blocks=blocks)
     now_s = 0.05 * count
     scheduler.on_fleet(fleet, now_s)
-    asked = request(NAME, now_s)
+    asked = request(NAME, now_s, prefix=(0,) * blocks)
     return (
         operations(lambda: scheduler.on_request(asked, fleet, now_s)),
         operations(lambda: scheduler.on_first_byte(asked.request_id, now_s)),
@@ -164,5 +169,11 @@ def test_a_request_costs_the_same_beside_5000_as_beside_50():
 
 def test_a_request_that_waits_costs_the_same_beside_5000_as_beside_50():
     few, many = life(50, slots=25), life(5000, slots=2500)
+    for before, after in zip(few, many, strict=True):
+        assert after < 1.2 * before + 50
+
+
+def test_a_long_prompt_costs_the_same_beside_5000_as_beside_200():
+    few, many = life(200, blocks=4), life(5000, blocks=4)
     for before, after in zip(few, many, strict=True):
         assert after < 1.2 * before + 50

@@ -18,6 +18,9 @@ BLOCK_BYTES = 4 * BLOCK_TOKENS
 MAX_BLOCKS = 1024
 """A quarter of a million tokens; what is behind does not move a decision any more."""
 
+MIRRORED_SLOTS = 64
+"""Engines with more keep no prompt in a slot of its own; and each is looked at in each decision."""
+
 MIN_MATCH_SHARE = 0.1
 """llama-server's `slot-prompt-similarity` default."""
 
@@ -95,12 +98,14 @@ class SlotMirror:
                 oldest = slot
         if best is not None and best_common > MIN_MATCH_SHARE * len(chain):
             return best, best_common
-        return (None if len(self.slots) < count else oldest), 0
+        return (None if len(self.slots) < min(count, MIRRORED_SLOTS) else oldest), 0
 
     def take(self, chain: tuple[int, ...], count: int, request_id: str, now_s: float) -> int:
         """The request starts in the slot it would take; the blocks it finds there."""
         slot, common = self.find(chain, count)
         if slot is None:
+            if len(self.slots) >= MIRRORED_SLOTS:
+                return 0
             slot = Slot()
             self.slots.append(slot)
         slot.chain = chain
