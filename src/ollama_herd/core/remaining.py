@@ -20,12 +20,7 @@ def remaining_times(replica: ReplicaLoad, now_s: float) -> list[float]:
     node = replica.node
     step_s = replica.rates.step_s * (1 + node.pace.alpha * (len(replica.running) - 1))
     step_s *= len(node.active) * node.pace.slow_decode
-    return [
-        run.output * step_s + (run.first_due_s - now_s)  # the prompt is being evaluated
-        if run.first_byte_s < 0 and run.first_due_s > now_s
-        else _remaining_s(run, now_s, step_s, node)
-        for run in sample
-    ]
+    return [remaining_s(run, now_s, step_s, node) for run in sample]
 
 
 def ends_in_s(replica: ReplicaLoad, held: Sequence[float], ahead: int, now_s: float) -> float:
@@ -50,12 +45,14 @@ def ends_in_s(replica: ReplicaLoad, held: Sequence[float], ahead: int, now_s: fl
     return max(before_s, LEAST_S)
 
 
-def _remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
-    """Of one that decodes, or whose first byte is late."""
+def remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
+    """Of one request, where a token takes `step_s`."""
     began_s = run.first_byte_s
     if began_s < 0:
+        late_s = now_s - run.first_due_s
+        if late_s < 0:
+            return run.output * step_s - late_s
         if run.request.stream or not run.output:
-            late_s = now_s - run.first_due_s
             return run.output * step_s + max(late_s * LATE_SHARE, LEAST_S)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
     streamed = run.tokens or (now_s - began_s) / step_s

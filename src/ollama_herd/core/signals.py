@@ -17,7 +17,7 @@ from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, Node
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
-from ollama_herd.core.remaining import ends_in_s, remaining_times
+from ollama_herd.core.remaining import ends_in_s, remaining_s, remaining_times
 from ollama_herd.core.request import InferenceRequest
 
 OTHERS_WEIGHT = 1.5
@@ -114,20 +114,69 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
 
     `held` are the predicted finish times (router seconds) of requests already reserved there.
     """
-    priced = Priced(place)
-    replica = place.load
+    replica, node = place.load, place.node
     if (
-        not place.node.in_flight
-        and replica.is_hot
+        replica.is_hot
         and not held
         and not replica.loading_until_s
-        and place.node.reserved is None
+        and node.reserved is None
         and (not (ask.options or replica.options) or not needs_reload(replica, ask))
     ):
-        _service(priced, ask, running=0, models=1)
-        priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
-        priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
-        return priced
+        if not node.in_flight:
+            return _price_idle(place, ask)
+        running = len(replica.running)
+        if 0 < running < replica.slots and len(node.active) == 1 and not replica.mirror.slots:
+            return _price_beside(place, ask, running)
+    return price_any(place, ask, held)
+
+
+def _price_idle(place: Place, ask: Ask) -> Priced:
+    """Of a loaded model on a node where nothing runs."""
+    priced = Priced(place)
+    _service(priced, ask, running=0, models=1)
+    priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
+    priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
+    return priced
+
+
+def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
+    """Of a slot beside others of the same model, with nothing known of their caches: what every
+    request on a busy fleet asks of every node. As `price_any` says it, in one go (tested).
+    """
+    priced = Priced(place)
+    replica, node, now_s = place.load, place.node, ask.now_s
+    rates, pace = replica.rates, node.pace
+    alpha = pace.alpha
+    batched = 1 + alpha * (running - 1)
+    step_s = rates.step_s * batched
+    decode = ask.output * rates.step_s * (1 + alpha * running)
+    prefill = ask.attention * rates.inv_prefill_s + ask.prompt * (step_s / PREFILL_CHUNK)
+    priced.history = prefill + decode
+    decode *= pace.slow_decode
+    prefill *= pace.slow_prefill
+    priced.trend = prefill + decode - priced.history
+    priced.decode = decode
+    priced.prefill = prefill
+    step_s *= pace.slow_decode
+    share = alpha / batched
+    delay = 0.0
+    for run in replica.sample:
+        if run.first_byte_s < 0 and run.first_due_s > now_s:
+            rest = run.output * step_s + (run.first_due_s - now_s)
+        else:
+            rest = remaining_s(run, now_s, step_s, node)
+        delay += prefill if prefill < rest else rest  # noqa: FURB136 - twice as fast as min()
+        delay += (decode if decode < rest else rest) * share  # noqa: FURB136
+    delay *= running / len(replica.sample)
+    priced.affinity = OTHERS_WEIGHT * delay + node.busy_share * (prefill + decode)
+    priced.total = priced.history + priced.trend + priced.affinity
+    return priced
+
+
+def price_any(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
+    """The same, of a place in whatever state."""
+    priced = Priced(place)
+    replica = place.load
     _readiness(priced, ask, held)
     if place.node.reserved is not None:
         _yield(priced, ask)
@@ -267,10 +316,8 @@ def _others(priced: Priced, ask: Ask, running: int, models: int) -> float:
     if replica.running:
         share = alpha / (1 + alpha * max(running - 1, 0))
         prefill, decode = priced.prefill, priced.decode
-        # Not min(): on busy nodes this is a third of a decision's cost.
         for rest in remaining_times(replica, now_s):
-            delay += prefill if prefill < rest else rest  # noqa: FURB136
-            delay += (decode if decode < rest else rest) * share  # noqa: FURB136
+            delay += min(prefill, rest) + min(decode, rest) * share
         return delay * replica.sampled_weight()
     stay = priced.prefill + priced.decode
     for other in node.active.values():
