@@ -5,6 +5,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -117,9 +118,7 @@ class Herd:
         if hand_over is None:
             raise AssertionError("setup() makes the server")
         door = Door(
-            serve=lambda endpoint, head, body, reply: serve(
-                self._parts, endpoint, head, body, reply
-            ),
+            serve=partial(serve, self._parts),
             hand_over=hand_over,
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},

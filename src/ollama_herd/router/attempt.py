@@ -129,6 +129,11 @@ class Call:
         """An engine sends a single answer when it has all of it, so holding it costs no time; one
         that breaks off can then be had from another node.
         """
+        if connection.complete:  # all of it came in one piece, as short answers do
+            reply.start(connection.status, [*connection.headers, *headers()], connection.length)
+            connection.relay(reply.write)
+            reply.flush()
+            return Relayed(whole=True)
         held: list[bytes] = []
         size = 0
 

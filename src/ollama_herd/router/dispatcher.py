@@ -64,6 +64,10 @@ class Dispatcher:
     async def grant(self, request: InferenceRequest) -> RouteDecision:
         """Wait for a slot. Raises Refused; a cancelled waiter leaves nothing behind."""
         effects = self._scheduler.on_request(request, self._fleet, monotonic_s())
+        if len(effects) == 1:
+            only = effects[0]
+            if isinstance(only, Grant) and only.request_id == request.request_id:
+                return only.decision  # a free slot, as most often
         return await self._granted(request.request_id, effects)
 
     async def retry(self, request_id: str, outcome: OutcomeKind) -> RouteDecision:
