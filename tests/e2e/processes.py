@@ -118,6 +118,18 @@ class Herd(Running):
         self.wait_status(lambda _status: True, "the router to answer", START_S)
         return self
 
+    def wait_status_code(self, code: int) -> float:
+        """Wait until `/fleet/status` is answered with `code`."""
+
+        def check() -> bool:
+            self.check_alive()
+            try:
+                return self.call("GET", "/fleet/status", timeout_s=5).status == code
+            except OSError:
+                return False
+
+        return wait_until(check, START_S, f"the router to answer {code}")
+
     def status(self) -> dict[str, Any]:
         """`/fleet/status`."""
         answer = self.call("GET", "/fleet/status", timeout_s=5)

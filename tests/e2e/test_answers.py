@@ -84,7 +84,7 @@ def test_request_headers_at_the_engine(pair: Pair) -> None:
         "Authorization": "Bearer secret",
         "User-Agent": "probe/1",
         "X-Custom": "kept",
-        "Host": "llm.example.com",
+        "Host": "llm.local",
     }
     answer = pair.call("POST", "/api/chat", {"model": "only-a", **PROMPT}, headers=headers)
     assert answer.status == 200

@@ -326,6 +326,34 @@ def broken_stream(node: str, reason: str = "") -> str:
     )
 
 
+FOREIGN_ORIGIN = ApiError(403, "", "foreign_origin", raw=b"")
+"""A page from elsewhere: 403 without a body, as a real Ollama answers (recording 195)."""
+
+TWO_HOSTS = ApiError(400, "the request names two hosts", "two_hosts")
+"""RFC 9112 3.2: nobody may guess which one was meant."""
+
+
+def unknown_host(host: str) -> ApiError:
+    """The request names a host that is none of the herd's names."""
+    shown = host[:100]
+    return ApiError(
+        403,
+        f"'{shown}' is no name of this herd; ask for it by its address or its own name, or add "
+        f"the name to allowed_hosts",
+        "unknown_host",
+    )
+
+
+def foreign_client(address: str) -> ApiError:
+    """The client is outside of the networks that may ask."""
+    return ApiError(
+        403,
+        f"clients at {address} may not use this herd: only private networks may; add the client's "
+        f"network to allowed_clients",
+        "foreign_client",
+    )
+
+
 def body_too_large(limit_bytes: int) -> ApiError:
     """The body is longer than `max_body_bytes`."""
     return ApiError(

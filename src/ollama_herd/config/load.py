@@ -102,6 +102,8 @@ def default_text(field: FieldInfo) -> str:
         return "true" if field.default else "false"
     if isinstance(field.default, float) and math.isfinite(field.default):
         return f"{field.default:g}"
+    if isinstance(field.default, tuple):
+        return ", ".join(map(str, field.default))
     return str(field.default)
 
 

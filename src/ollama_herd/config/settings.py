@@ -4,12 +4,13 @@ Building a settings class reads nothing but its arguments; `load` brings file, e
 flags. Nobody changes settings after the start; `model_copy(update=…)` makes others.
 """
 
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -85,6 +86,45 @@ def _as_engines(value: object) -> object:
     return value
 
 
+def _as_words(value: object) -> object:
+    """One text with commas or blanks (a variable), or a list (flags, file), without repetition."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(dict.fromkeys(item.strip().lower() for item in value))
+    return value
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if "/" in host or ":" in host or not host.strip(".*"):
+            if host == "*":
+                continue
+            raise ValueError(f"{host!r} should be a name such as herd.example.com, without a port")
+    return tuple(host.removeprefix("*") if host != "*" else host for host in hosts)
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        scheme, _, rest = origin.partition("://")
+        if origin != "*" and (not scheme or not rest or "/" in rest):
+            raise ValueError(f"{origin!r} should be like https://app.example.com")
+    return origins
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        if network not in ("private", "any"):
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{network!r} should be private, any, or a network such as 203.0.113.0/24"
+                ) from None
+    return networks
+
+
+Words = NoDecode, BeforeValidator(_as_words)
 Home = Annotated[Path, BeforeValidator(_as_home)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
@@ -130,6 +170,18 @@ class RouterSettings(Settings):
 
     host: str = Field(default="0.0.0.0", min_length=1, description="address to listen on")
     port: Port = Field(default=ROUTER_PORT, description="port to listen on; 0 takes a free one")
+    allowed_clients: Annotated[tuple[str, ...], *Words, AfterValidator(_check_networks)] = Field(
+        default=("private",),
+        description="networks whose clients are answered: private, any, or such as 203.0.113.0/24",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], *Words, AfterValidator(_check_hosts)] = Field(
+        default=(),
+        description="further names of the herd in URLs: herd.example.com, .example.com, or *",
+    )
+    allowed_origins: Annotated[tuple[str, ...], *Words, AfterValidator(_check_origins)] = Field(
+        default=(),
+        description="further origins whose pages may use the herd: https://app.example.com, or *",
+    )
     mdns: bool = Field(default=True, description="announce the router on the local network")
     heartbeat_s: Seconds = Field(default=2.0, description="seconds between two reports of a node")
     data_plane: Literal["raw", "aiohttp"] = Field(

@@ -18,7 +18,7 @@ from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
-from ollama_herd.router.gate import make_gate
+from ollama_herd.router.gate import Gate, own_host_names
 from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.preload import Preloads
@@ -69,7 +69,11 @@ class Herd:
             self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
-        gate = make_gate()
+        gate = Gate(
+            clients=settings.allowed_clients,
+            hosts=own_host_names() | {settings.host, *settings.allowed_hosts},
+            origins=settings.allowed_origins,
+        )
         parts = Parts(
             dispatcher=self.dispatcher,
             upstream=self.upstream,
@@ -120,6 +124,7 @@ class Herd:
         door = Door(
             serve=partial(serve, self._parts),
             hand_over=hand_over,
+            gate=self._parts.gate,
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},
         )

@@ -7,20 +7,12 @@ Its own answers come from snapshots and cost no engine anything; the calls that 
 from collections.abc import Callable
 
 import msgspec
-import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from ollama_herd.api import merge
-from ollama_herd.api.endpoints import INFERENCE, dialect_of
-from ollama_herd.api.errors import (
-    ApiError,
-    method_not_allowed,
-    not_found,
-    render,
-)
+from ollama_herd.api.endpoints import INFERENCE
+from ollama_herd.api.errors import ApiError
 from ollama_herd.api.fleet_status import fleet_status
-from ollama_herd.api.origin import preflight_headers
 from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
@@ -28,18 +20,16 @@ from ollama_herd.dashboard import routes as dashboard
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
+from ollama_herd.router.front import error_response, front, no_server_name, plain_errors
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
 from ollama_herd.router.records import StoreRecords
 from ollama_herd.router.registry import Registry, ReportRefused
-from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts
 from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
 from ollama_herd.router.wire import Limits
 from ollama_herd.store.traces import TraceStore
-
-_log = structlog.get_logger(__name__)
 
 JSON = "application/json; charset=utf-8"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
@@ -59,8 +49,8 @@ def control_app(
     changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
-    app = web.Application(middlewares=[_front(gate), _plain_errors])
-    app.on_response_prepare.append(_no_server_name)
+    app = web.Application(middlewares=[front(gate), plain_errors])
+    app.on_response_prepare.append(no_server_name)
     answers = _Answers(registry, dispatcher, limits)
     add = app.router.add_route
     for method in ("GET", "HEAD"):
@@ -81,7 +71,6 @@ def control_app(
         ModelParts(
             upstream=parts.upstream,
             registry=registry,
-            gate=gate,
             limits=limits,
             changes_allowed=changes_allowed,
         ),
@@ -118,7 +107,7 @@ class _Answers:
     async def model(self, request: web.Request) -> web.Response:
         found = merge.model(self._registry.fleet, request.match_info["model"])
         if isinstance(found, ApiError):
-            return _error(found, Dialect.OPENAI, request.path)
+            return error_response(found, Dialect.OPENAI, request.path)
         return _json(found, "application/json")
 
     def fleet_json(self) -> bytes:
@@ -164,85 +153,3 @@ def _json(body: bytes, content_type: str = JSON) -> web.Response:
 
 def _refused(status: int, reason: str) -> web.Response:
     return web.json_response({"error": reason}, status=status)
-
-
-def _error(error: ApiError, dialect: Dialect, path: str) -> web.Response:
-    status, content_type, body = render(error, dialect, path)
-    headers = {"Content-Type": content_type.decode()}
-    if error.allow:
-        headers["Allow"] = error.allow
-    return web.Response(status=status, body=body, headers=headers)
-
-
-def _front(gate: Gate) -> Middleware:
-    """Origins, preflights and unclean paths, before any route is looked at."""
-
-    @web.middleware
-    async def front(request: web.Request, handler: Handler) -> web.StreamResponse:
-        allowed = gate([(name.lower(), value) for name, value in request.raw_headers])
-        if allowed is None:
-            return web.Response(status=403)
-        if request.method == "OPTIONS" and allowed:
-            headers = preflight_headers(request.headers["Origin"])
-            return web.Response(status=204, headers=_text(headers))
-        moved = await _moved(request)
-        if moved is not None:
-            return moved
-        response = await handler(request)
-        if not response.prepared:
-            response.headers.update(_text(allowed))
-        return response
-
-    return front
-
-
-async def _no_server_name(_request: web.Request, response: web.StreamResponse) -> None:
-    """A real Ollama does not name its server."""
-    response.headers.popall("Server", None)
-
-
-def _text(headers: Headers) -> dict[str, str]:
-    return {name.decode(): value.decode("latin-1") for name, value in headers}
-
-
-async def _moved(request: web.Request) -> web.Response | None:
-    """Where a path with doubled or trailing slashes is sent, as Ollama does.
-
-    Its mux cleans doubled slashes on every path; a trailing one moves only to a path it knows.
-    """
-    path = request.rel_url.raw_path
-    clean = "/" + "/".join(part for part in path.split("/") if part)
-    if clean == path or request.method == "OPTIONS":
-        return None
-    if "//" not in path:
-        route = await request.app.router.resolve(request.clone(rel_url=clean))
-        if isinstance(route.http_exception, web.HTTPNotFound):
-            return None
-    query = request.rel_url.raw_query_string
-    permanent = request.method == "GET" and "//" not in path
-    return web.Response(
-        status=301 if permanent else 307,
-        headers={"Location": f"{clean}?{query}" if query else clean},
-    )
-
-
-@web.middleware
-async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Unknown paths and wrong methods get the plain texts of a real Ollama."""
-    try:
-        return await handler(request)
-    except web.HTTPNotFound:
-        return _error(not_found(), Dialect.OLLAMA, request.path)
-    except web.HTTPMethodNotAllowed as refused:
-        error = method_not_allowed(", ".join(sorted(refused.allowed_methods)))
-        return _error(error, Dialect.OLLAMA, request.path)
-    except BodyRefused as refused:
-        response = _error(refused.error, dialect_of(request.path), request.path)
-        response.force_close()
-        return response
-    except web.HTTPException:
-        raise
-    except Exception:  # noqa: BLE001 - the control plane's boundary: a defect costs one request
-        _log.exception("request failed", path=request.path)
-        error = ApiError(500, "the herd itself failed on this request; see its log", "internal")
-        return _error(error, dialect_of(request.path), request.path)

@@ -62,8 +62,9 @@ class Reply(Protocol):
 
 
 def answer(reply: Reply, status: int, content_type: bytes, body: bytes, more: Headers = ()) -> None:
-    """A whole answer of our own in one write."""
-    reply.start(status, [(b"Content-Type", content_type), *more], len(body))
+    """A whole answer of our own in one write. One without a body has no type."""
+    kind = ((b"Content-Type", content_type),) if body else ()
+    reply.start(status, [*kind, *more], len(body))
     if body:
         reply.write(body)
     reply.finish()

@@ -50,9 +50,9 @@ async def serve(
     exchange = Exchange(parts, endpoint, head, reply)
     journal = exchange.journal
     try:
-        allowed = parts.gate(head.headers)
-        if allowed is None:
-            _forbid(exchange)
+        allowed = parts.gate(head.headers, head.client)
+        if isinstance(allowed, ApiError):
+            exchange.refuse(allowed)
             return
         exchange.more = allowed
         parsed = read_request(endpoint, body, head.encoding)
@@ -294,14 +294,6 @@ def _defect(request_id: str) -> ApiError:
         message=f"the herd itself failed on this request; its log says why under {request_id}",
         code="internal_error",
     )
-
-
-def _forbid(exchange: Exchange) -> None:
-    """A foreign page: 403 without a body, as a real Ollama answers (recording 195)."""
-    exchange.journal.status = 403
-    exchange.journal.error = "foreign_origin"
-    exchange.reply.start(403, (), 0)
-    exchange.reply.finish()
 
 
 def _winner(decision: RouteDecision) -> Candidate:

@@ -25,6 +25,9 @@ PIPELINE_BYTES = 65536
 WRITE_HIGH_BYTES = 262144
 """Unsent bytes after which a slow client pauses its engine."""
 
+CHECKED_FIRST_BYTES = 65536
+"""Of a longer body nothing is read before it is clear that the request may come in."""
+
 _log = structlog.get_logger(__name__)
 
 _HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
@@ -87,9 +90,11 @@ class Door:
         serve: Serve,
         hand_over: Callable[[], asyncio.Protocol],
         limits: Limits,
+        gate: Callable[[Headers, str], Headers | ApiError] = lambda _headers, _client: (),
         paths: Mapping[bytes, Endpoint] | None = None,
     ) -> None:
         """`paths` are those served here, all inference paths unless given."""
+        self._gate = gate
         self.serve = serve
         self.hand_over = hand_over
         self.limits = limits
@@ -111,6 +116,13 @@ class Door:
         for connection in list(self.connections):
             if not connection.is_busy:
                 connection.transport.close()
+
+    def refusal(self, head: RequestHead) -> ApiError | None:
+        """Why the body of a request is not read, None when it is."""
+        if head.length > self.limits.max_body_bytes:
+            return body_too_large(self.limits.max_body_bytes)
+        allowed = self._gate(head.headers, head.client)
+        return allowed if isinstance(allowed, ApiError) else None
 
     @property
     def busy(self) -> int:
@@ -242,9 +254,11 @@ class ClientConnection(asyncio.Protocol):
         self._keep = parser.should_keep_alive() and not self._door.draining
         self._head = head
         self._endpoint = endpoint
-        if head.length > self._door.limits.max_body_bytes:
-            self._refuse_body(endpoint)
-            return
+        if head.length > CHECKED_FIRST_BYTES:
+            refusal = self._door.refusal(head)
+            if refusal is not None:
+                self._refuse(refusal, endpoint)
+                return
         self._body_missing = head.length
         self._deadline_s = monotonic_s() + self._door.limits.body_timeout_s
         self._buffer = b""
@@ -307,9 +321,6 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_protocol(protocol)
         protocol.data_received(self._buffer)
         self._buffer = b""
-
-    def _refuse_body(self, endpoint: Endpoint) -> None:
-        self._refuse(body_too_large(self._door.limits.max_body_bytes), endpoint)
 
     def check_deadline(self, now_s: float) -> None:
         if not self._deadline_s or now_s < self._deadline_s:

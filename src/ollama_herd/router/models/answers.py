@@ -9,7 +9,6 @@ from ollama_herd.api.endpoints import dialect_of
 from ollama_herd.api.errors import ApiError, render
 from ollama_herd.api.model_bodies import ModelBody, read_model_body
 from ollama_herd.router.asking import EngineAnswer, node_header
-from ollama_herd.router.gate import Gate
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.slow import read_body
 from ollama_herd.router.upstream import Upstream
@@ -22,7 +21,6 @@ class ModelParts:
 
     upstream: Upstream
     registry: Registry
-    gate: Gate
     limits: Limits
     changes_allowed: bool
 

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from ollama_herd.api.model_bodies import ModelBody
 from ollama_herd.router.asking import node_header
+from ollama_herd.router.front import CORS
 from ollama_herd.router.models.answers import ModelParts, passed_on, read_call, wanted_node
 from ollama_herd.router.models.blobs import Blobs
 from ollama_herd.router.models.fanout import Call, FanOut
@@ -100,7 +101,7 @@ class Transfers:
         return passed_on(work.answer(), work.names())
 
     async def _streamed(self, request: web.Request, work: FanOut) -> web.StreamResponse:
-        cors = self._parts.gate(request_head(request).headers) or ()
+        cors = request.get(CORS, ())
         headers = [NDJSON, node_header(work.names()), *cors]
         reply = BufferedReply(request)
 
