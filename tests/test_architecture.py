@@ -16,7 +16,7 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 BOUNDARIES = {
     "router/serve.py": "the request boundary: a defect costs one request, not the router",
-    "router/control.py": "the same for the control plane",
+    "router/front.py": "the same for the control plane",
 }
 """Where `except Exception` may stand, and why."""
 
