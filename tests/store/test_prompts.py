@@ -1,7 +1,5 @@
 """Nothing that was made from a prompt is kept: not even the hashes that routing needs."""
 
-from collections import defaultdict
-
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.rows import row_of
@@ -22,6 +20,6 @@ def test_the_hashes_of_a_prompt_are_not_stored() -> None:
         prefix=(BLOCK, BLOCK + 1),
     )
     trace = Trace(request, 0.0, 1.0, 0.0, 1.0, 200, "", None, (), None)
-    row = str(row_of((trace, "", "", None, None), defaultdict(int)))  # type: ignore[arg-type]
+    row = str(row_of(trace))
     assert "987654" in row
     assert str(BLOCK)[:10] not in row

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.trace import Trace
+from ollama_herd.store.rows import row_of
 from ollama_herd.store.traces import TraceStore
 from ollama_herd.store.trends import SLOTS_PER_OCTAVE, Step, Tally, percentile
 from tests.store import samples
@@ -106,7 +107,7 @@ def test_claims_of_an_engine_do_not_break_the_sums(store: TraceStore) -> None:
 )
 def test_percentiles_are_within_half_a_slot(times: list[float], share: float) -> None:
     tally = Tally()
-    tally.add(samples.trace(ttft_ms=time) for time in times)
+    tally.add(row_of(samples.trace(ttft_ms=time)) for time in times)
     _, values = tally.rows(lambda_numbers())
     rows = [values[i : i + 6] for i in range(0, len(values), 6)]
     fleet = {row[4]: row[5] for row in rows if row[:3] == [60, 0, 0]}

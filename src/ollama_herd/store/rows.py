@@ -1,5 +1,7 @@
-"""Traces as rows. Runs for every request, in the writer thread; see `bench/bench_store.py`.
+"""Traces as rows. Runs for every request; see `bench/bench_store.py`.
 
+A row is made where the request ends, while its values are in the processor's cache: traces that
+waited for the writer thread as they are would be hundreds of objects a request, cold by then.
 `record.py` reads what is written here.
 Of a decision is kept what explains it; addresses and relay keys of nodes are not.
 """
@@ -10,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.routing import Cost, RouteDecision
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.labels import LABEL_CHARS, LabelNumbers, stored_text
@@ -36,14 +39,21 @@ _encode = msgspec.json.Encoder().encode
 _astuple = msgspec.structs.astuple
 
 
-Entry = tuple[Trace, str, str, float | None, float | None]
-"""A trace on its way to the database, with what is known beside it: name of the API key, reason of
-the route, predicted time to first token and in total (ms). A plain tuple is made in no time."""
+Row = tuple[Any, ...]
+"""The values of ROW_COLUMNS with texts where labels have their numbers, and after them whether the
+client left during the last attempt. A plain tuple is made in no time."""
 
 
-def row_of(entry: Entry, numbers: LabelNumbers) -> tuple[Any, ...]:
-    """The values of ROW_COLUMNS. Unknown labels are stored, which may raise SQLAlchemyError."""
-    trace, key_name, reason, predicted_ttft_ms, predicted_total_ms = entry
+def row_of(
+    trace: Trace,
+    key_name: str = "",
+    reason: str = "",
+    predicted_ttft_ms: float | None = None,
+    predicted_total_ms: float | None = None,
+) -> Row:
+    """The row of a trace with what is known beside it: name of the API key, reason of the route,
+    predicted time to first token and in total.
+    """
     request = trace.request
     served = trace.model_served
     attempts = trace.attempts
@@ -71,14 +81,14 @@ def row_of(entry: Entry, numbers: LabelNumbers) -> tuple[Any, ...]:
     return (
         request.request_id,
         trace.started_s,
-        numbers[request.client],
-        numbers[key_name],
-        numbers[request.path],
-        numbers[served or request.model_key],
-        numbers[trace.node_id],
+        request.client,
+        key_name,
+        request.path,
+        served or request.model_key,
+        trace.node_id,
         trace.status,
-        numbers[trace.error],
-        numbers[trace.tags],
+        trace.error,
+        trace.tags,
         reason,
         trace.queue_ms,
         trace.ttft_ms,
@@ -92,6 +102,25 @@ def row_of(entry: Entry, numbers: LabelNumbers) -> tuple[Any, ...]:
         output_tokens,
         len(attempts),
         _json(record),
+        bool(attempts) and attempts[-1].outcome is OutcomeKind.CANCELLED,
+    )
+
+
+def numbered(row: Row, numbers: LabelNumbers) -> tuple[Any, ...]:
+    """The values of ROW_COLUMNS. Unknown labels are stored, which may raise SQLAlchemyError."""
+    request_id, started_s, client, key, path, model, node, status, error, tags, *others, _ = row
+    return (
+        request_id,
+        started_s,
+        numbers[client],
+        numbers[key],
+        numbers[path],
+        numbers[model],
+        numbers[node],
+        status,
+        numbers[error],
+        numbers[tags],
+        *others,
     )
 
 

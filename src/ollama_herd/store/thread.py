@@ -16,7 +16,7 @@ from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.store.database import Database
 from ollama_herd.store.errors import StoreError, explained
 from ollama_herd.store.expiry import Expiry, Retention
-from ollama_herd.store.rows import Entry
+from ollama_herd.store.rows import Row
 from ollama_herd.store.trends import Tally
 from ollama_herd.store.writer import BatchWriter
 
@@ -63,8 +63,8 @@ class WriterThread:
         self._database = database
         self._retention = retention
         self._capacity = capacity
-        self._queue: deque[Entry] = deque()
-        self._batch: list[Entry] = []
+        self._queue: deque[Row] = deque()
+        self._batch: list[Row] = []
         self._tally = Tally()
         self._writer: BatchWriter | None = None
         self._expiry: Expiry | None = None
@@ -82,12 +82,12 @@ class WriterThread:
     def pending(self) -> int:
         return len(self._queue) + len(self._batch)
 
-    def offer(self, entry: Entry) -> None:
+    def offer(self, row: Row) -> None:
         """Never blocks, never fails; what does not fit is counted."""
         if len(self._queue) >= self._capacity:
             self.overflowed += 1
             return
-        self._queue.append(entry)
+        self._queue.append(row)
         if self._is_waiting:
             self._is_waiting = False
             self._wake.set()
@@ -145,7 +145,7 @@ class WriterThread:
             if not self._batch:
                 break
             written = writer.write(self._batch)
-            self._tally.add(entry[0] for entry in self._batch)
+            self._tally.add(self._batch)
             self.written += written
             self.lost += len(self._batch) - written
             self._batch = []

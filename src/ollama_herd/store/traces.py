@@ -10,6 +10,7 @@ from ollama_herd.core.trace import Trace
 from ollama_herd.store.database import Database
 from ollama_herd.store.expiry import Retention
 from ollama_herd.store.queries import TraceFilter, find_trace, recent_traces
+from ollama_herd.store.rows import row_of
 from ollama_herd.store.stored import StoredTrace
 from ollama_herd.store.thread import WriterThread
 from ollama_herd.store.trends import Step, TrendPoint, read_trend
@@ -62,7 +63,7 @@ class TraceStore:
         predicted_total_ms: float | None = None,
     ) -> None:
         """Keep a trace; returns at once and never raises. One that does not fit is counted."""
-        self._thread.offer((trace, key_name, reason, predicted_ttft_ms, predicted_total_ms))
+        self._thread.offer(row_of(trace, key_name, reason, predicted_ttft_ms, predicted_total_ms))
 
     def health(self) -> TraceHealth:
         """How the store is doing; returns at once."""

@@ -18,11 +18,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Table, and
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
-from ollama_herd.core.request import OutcomeKind
-from ollama_herd.core.trace import Trace
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import LabelNumbers, number_of
+from ollama_herd.store.rows import ROW_COLUMNS, Row
 from ollama_herd.store.schema import trend_ttfts, trends
 
 SLOTS_PER_OCTAVE = 8
@@ -35,6 +34,35 @@ _SLOT_STARTS_MS = tuple(2 ** (slot / SLOTS_PER_OCTAVE) for slot in range(1, SLOT
 _CLIENT_LEFT = 499
 
 _SUMS = tuple(column.name for column in trends.columns if not column.primary_key)
+
+(
+    _STARTED,
+    _MODEL,
+    _NODE,
+    _STATUS,
+    _ERROR,
+    _QUEUE_MS,
+    _TTFT_MS,
+    _TOTAL_MS,
+    _PROMPT_TOKENS,
+    _OUTPUT_TOKENS,
+    _ATTEMPTS,
+) = map(
+    ROW_COLUMNS.index,
+    (
+        "started_at",
+        "model_label",
+        "node_label",
+        "status",
+        "error_label",
+        "queue_ms",
+        "ttft_ms",
+        "total_ms",
+        "prompt_tokens",
+        "output_tokens",
+        "attempt_count",
+    ),
+)
 
 _ZERO = (0,) * len(_SUMS)
 
@@ -79,33 +107,31 @@ class Tally:
     def __init__(self) -> None:
         self._cells: dict[tuple[float, str, str], _Cell] = {}
 
-    def add(self, traces: Iterable[Trace]) -> None:
-        """Costs a microsecond a trace."""
+    def add(self, rows: Iterable[Row]) -> None:
+        """Costs a microsecond a row."""
         cells = self._cells
-        for trace in traces:
-            key = (
-                trace.started_s // 60.0,
-                trace.model_served or trace.request.model_key,
-                trace.node_id,
-            )
+        for row in rows:
+            model, node = row[_MODEL], row[_NODE]
+            key = (row[_STARTED] // 60.0, model, node)
             cell = cells.get(key)
             if cell is None:
                 cell = cells[key] = ([0] * len(_SUMS), {})
             sums, slots = cell
-            attempts = trace.attempts
-            usage = trace.usage
+            status, attempts, was_cancelled = row[_STATUS], row[_ATTEMPTS], row[-1]
             sums[0] += 1
-            if trace.status >= 400 or trace.error or len(attempts) > 1:
-                _add_trouble(sums, trace)
-            elif attempts and attempts[-1].outcome is OutcomeKind.CANCELLED:
+            if was_cancelled or status == _CLIENT_LEFT:
                 sums[2] += 1
-            if usage is not None:
-                sums[4] += usage.prompt_tokens or 0
-                sums[5] += usage.output_tokens or 0
-            sums[6] += trace.queue_ms
-            sums[7] += trace.total_ms
-            if trace.ttft_ms >= 0.0:
-                slot = bisect(_SLOT_STARTS_MS, trace.ttft_ms)
+            elif status >= 400 or row[_ERROR]:
+                sums[1] += 1
+            if attempts > 1:
+                sums[3] += 1
+            sums[4] += row[_PROMPT_TOKENS] or 0
+            sums[5] += row[_OUTPUT_TOKENS] or 0
+            sums[6] += row[_QUEUE_MS]
+            sums[7] += row[_TOTAL_MS]
+            ttft_ms = row[_TTFT_MS]
+            if ttft_ms >= 0.0:
+                slot = bisect(_SLOT_STARTS_MS, ttft_ms)
                 slots[slot] = slots.get(slot, 0) + 1
 
     def rows(self, numbers: LabelNumbers) -> tuple[list[Any], list[Any]]:
@@ -136,16 +162,6 @@ class Tally:
 def _storable(total: float) -> float:
     """Engines may claim any count; a column holds 64 bits."""
     return min(max(total, 0), _LARGEST_SUM) if isfinite(total) else 0
-
-
-def _add_trouble(sums: list[float], trace: Trace) -> None:
-    attempts = trace.attempts
-    if trace.status == _CLIENT_LEFT or (attempts and attempts[-1].outcome is OutcomeKind.CANCELLED):
-        sums[2] += 1
-    elif trace.status >= 400 or trace.error:
-        sums[1] += 1
-    if len(attempts) > 1:
-        sums[3] += 1
 
 
 def _series(minute: int, model: int, node: int) -> list[_Key]:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.labels import LabelNumbers
-from ollama_herd.store.rows import ROW_COLUMNS, Entry, cleaned, row_of
+from ollama_herd.store.rows import ROW_COLUMNS, Row, cleaned, numbered
 from ollama_herd.store.schema import traces
 from ollama_herd.store.trends import Tally, TrendWriter
 
@@ -34,7 +34,7 @@ class BatchWriter:
         self._trends = TrendWriter(engine)
         self._numbers = LabelNumbers(self._connection)
 
-    def write(self, entries: Sequence[Entry]) -> int:
+    def write(self, waiting: Sequence[Row]) -> int:
         """How many were written; the others cannot be stored, ever.
 
         Raises SQLAlchemyError when nothing was written and it is worth trying again.
@@ -42,12 +42,12 @@ class BatchWriter:
         self._numbers.bound()
         try:
             values: list[Any] = []
-            for entry in entries:
-                values += row_of(entry, self._numbers)
+            for row in waiting:
+                values += numbered(row, self._numbers)
             self._commit(values)
         except _IMPOSSIBLE:
-            return self._write_one_by_one(entries)
-        return len(entries)
+            return self._write_one_by_one(waiting)
+        return len(waiting)
 
     def write_trends(self, tally: Tally) -> None:
         """Add the tally and empty it. Raises SQLAlchemyError; the tally stays as it is then."""
@@ -70,20 +70,20 @@ class BatchWriter:
         with self._connection.begin():
             self._insert(self._connection, values)
 
-    def _write_one_by_one(self, entries: Sequence[Entry]) -> int:
+    def _write_one_by_one(self, waiting: Sequence[Row]) -> int:
         """Some value was refused: clean them all, and let only a hopeless trace fall."""
         rows = []
-        for entry in entries:
+        for row in waiting:
             try:
-                rows.append(cleaned(row_of(entry, self._numbers)))
+                rows.append(cleaned(numbered(row, self._numbers)))
             except _IMPOSSIBLE as error:
                 _log.warning("trace cannot be stored", reason=type(error).__name__)
         written = 0
         with self._connection.begin():
-            for row in rows:
+            for values in rows:
                 try:
                     with self._connection.begin_nested():
-                        self._insert(self._connection, row)
+                        self._insert(self._connection, values)
                 except _IMPOSSIBLE as error:
                     cause = error.orig if isinstance(error, DBAPIError) else error
                     _log.warning("trace cannot be stored", reason=type(cause).__name__)
