@@ -173,6 +173,33 @@ async def test_a_look_at_vllm() -> None:
         assert findings.version == "0.11.0"
 
 
+REFUSED = json_answer('{"error":{"code":500,"message":"\'messages\' is required"}}', "500 X")
+UNKNOWN = json_answer('{"error":{"code":404,"message":"File Not Found"}}', "404 Not Found")
+ODD = json_answer('{"error":"Unexpected endpoint or method. (POST /v1/messages)"}')
+
+
+@pytest.mark.parametrize(
+    ("raw", "speaks"),
+    [
+        (REFUSED, True),
+        (json_answer('{"error":{"message":"Field required"}}', "400 Bad Request"), True),
+        (json_answer('{"detail":[]}', "422 Unprocessable Entity"), True),
+        (UNKNOWN, False),
+        (json_answer("", "405 Method Not Allowed"), False),
+        (json_answer("", "501 Not Implemented"), False),
+        (ODD, False),
+    ],
+)
+async def test_whether_it_speaks_anthropics_dialect(raw: bytes, *, speaks: bool) -> None:
+    answers = LLAMACPP | {"/v1/messages": raw}
+    async with engine_running(answers) as engine, aiohttp.ClientSession() as session:
+        probe = OpenAiProbe(EngineHttp(session, engine.address))
+        assert (await probe.look(thorough=True)).speaks_anthropic is speaks
+        assert b"{}" in engine.bodies
+        assert (await probe.look(thorough=False)).speaks_anthropic is speaks
+        assert engine.asked.count("/v1/messages") == 1
+
+
 @pytest.mark.parametrize(
     ("path", "raw", "reason"),
     [

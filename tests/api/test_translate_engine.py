@@ -17,6 +17,7 @@ from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.api.errors import ApiError
 from ollama_herd.api.parse import ParsedBody, read_request
 from ollama_herd.api.translate import LocalAnswer, Translation, translate
+from tests.api.anthropic_stream import read_message
 
 GGUF = os.environ.get("HERD_TEST_GGUF", "")
 READ_BYTES = 7
@@ -59,7 +60,6 @@ class Answer:
         assert not isinstance(made, LocalAnswer | ApiError)
         self.translation: Translation = made
         self.body = self._call(address)
-        self.lines = [json.loads(line) for line in self.body.splitlines()]
 
     def _call(self, address: str) -> bytes:
         made = self.translation
@@ -74,6 +74,10 @@ class Answer:
         output += made.end(clock.now_s())
         connection.close()
         return output
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.body.splitlines()]
 
     @property
     def text(self) -> str:
@@ -196,3 +200,50 @@ def test_embeddings(address: str) -> None:
     legacy = Answer(address, "/api/embeddings", {"prompt": "hello"}).lines[0]
     single = Answer(address, "/api/embed", {"input": "hello"}).lines[0]
     assert legacy["embedding"] == pytest.approx(single["embeddings"][0], abs=1e-6)
+
+
+def messages(address: str, content: str, **fields: Any) -> Answer:
+    said = [{"role": "user", "content": content}]
+    request = {"messages": said, "max_tokens": 24, "temperature": 0, **fields}
+    return Answer(address, "/v1/messages", request)
+
+
+def test_messages_stream_and_whole_say_the_same(address: str) -> None:
+    stream = read_message(messages(address, "Say hello in French.", stream=True).body)
+    whole = messages(address, "Say hello in French.").lines[0]
+    chatted = chat(address)
+    assert stream["content"] == whole["content"] == [{"type": "text", "text": chatted.text}]
+    assert stream["usage"] == whole["usage"]
+    assert whole["usage"]["input_tokens"] == chatted.lines[-1]["prompt_eval_count"]
+    assert stream["stop_reason"] in ("end_turn", "max_tokens")
+
+
+def test_messages_with_a_tool_and_its_result(address: str) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"name": "weather", "description": "Tells it.", "input_schema": schema}
+    call = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Graz"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "22C"}
+    said = [
+        {"role": "user", "content": "How warm is it in Graz?"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    request = {"messages": said, "tools": [tool], "max_tokens": 8, "stream": True}
+    answer = Answer(address, "/v1/messages", request)
+    assert answer.translation.failed is None
+    assert read_message(answer.body)["usage"]["output_tokens"] in range(1, 9)
+
+
+def test_messages_with_system_and_stop(address: str) -> None:
+    french = {"system": "Answer in French."}
+    full = messages(address, "Say hello.", **french).lines[0]["content"][0]["text"]
+    word = full.split()[1]
+    cut = messages(address, "Say hello.", stop_sequences=[word], **french).lines[0]
+    assert cut["content"][0]["text"] == full[: full.index(word)]
+
+
+def test_messages_that_are_too_long(address: str) -> None:
+    for stream in (True, False):
+        answer = messages(address, "word " * 3000, stream=stream)
+        assert answer.translation.status == 400
+        assert answer.lines[0]["error"]["type"] == "invalid_request_error"

@@ -1,10 +1,13 @@
 """An engine that speaks OpenAI only: Ollama's dialect is translated, OpenAI's passes."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from tests.api.anthropic_stream import read_message
 from tests.e2e.processes import Herd, Node
+from tests.fakes.checks import RefusedError
 from tests.fakes.openai_engine import FakeOpenAI
 from tests.fakes.raw import call
 from tests.fakes.recordings import OLLAMA, read
@@ -13,6 +16,7 @@ from tests.fakes.shapes import body_shape
 from tests.fakes.state import Fault, Scripted, Settings
 
 NAME = "smollm2-135m"
+OVERFLOW = "request (2048 tokens) exceeds the available context size (1024 tokens), try again"
 CHAT = {"model": NAME, "messages": [{"role": "user", "content": "Say hi"}]}
 
 
@@ -41,6 +45,7 @@ def _serves(status: dict[str, list[dict[str, list[dict[str, list[str]]]]]]) -> b
 @pytest.fixture
 def openai(standing: tuple[Herd, FakeOpenAI]) -> tuple[Herd, FakeOpenAI]:
     standing[1].reset(Settings(is_frozen=True))
+    standing[1].refuses = None
     return standing
 
 
@@ -129,12 +134,74 @@ def test_broken_translated_stream_says_so(openai: tuple[Herd, FakeOpenAI], fault
     assert answer.lines()[-1]["error"]
 
 
+MESSAGES = {**CHAT, "max_tokens": 20}
+
+
+def test_messages_are_translated(openai: tuple[Herd, FakeOpenAI]) -> None:
+    herd, engine = openai
+    engine.script(Scripted(tokens=("Hel", "lo <b>", " ünd", "\n")))
+    answer = herd.call("POST", "/v1/messages", {**MESSAGES, "stream": True})
+    assert (answer.status, answer.header("content-type")) == (200, "text/event-stream")
+    assert answer.header("x-herd-node") == "llama"
+    message = read_message(answer.body)
+    assert message["content"] == [{"type": "text", "text": "Hello <b> ünd\n"}]
+    assert message["stop_reason"] == "end_turn"
+    assert message["usage"]["output_tokens"] == 4
+    answer = herd.call("POST", "/v1/messages", MESSAGES)
+    real = parse_response(read(OLLAMA / "174_v1_messages_nostream.txt").response)
+    assert answer.header("content-type") == real.header("content-type")
+    assert list(answer.json()) == list(json.loads(real.body))
+    assert answer.json()["content"] == message["content"]
+    assert engine.counters.by_path["/v1/chat/completions"] == 2
+
+
+def test_tokens_are_counted_for_it(openai: tuple[Herd, FakeOpenAI]) -> None:
+    answer = openai[0].call("POST", "/v1/messages/count_tokens", CHAT)
+    assert answer.status == 200
+    assert answer.json()["input_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.CUT_MID_STREAM, Fault.CLEAN_END, Fault.ERROR_MID_STREAM], ids=lambda f: f.value
+)
+def test_broken_translated_messages_say_so(openai: tuple[Herd, FakeOpenAI], fault: Fault) -> None:
+    herd, engine = openai
+    engine.fail_next(fault)
+    answer = herd.call("POST", "/v1/messages", {**MESSAGES, "stream": True})
+    assert answer.is_whole
+    message = read_message(answer.body)
+    assert message["error"]["type"] == "api_error"
+    assert "node 'llama'" in message["error"]["message"]
+
+
+def test_errors_of_messages_are_anthropics(openai: tuple[Herd, FakeOpenAI]) -> None:
+    herd, engine = openai
+    engine.refuses = RefusedError(400, OVERFLOW)
+    answer = herd.call("POST", "/v1/messages", MESSAGES)
+    assert answer.status == 400
+    assert answer.json()["error"] == {"type": "invalid_request_error", "message": OVERFLOW}
+    engine.refuses = None
+    engine.fail_next(Fault.ERROR_500, times=-1)
+    answer = herd.call("POST", "/v1/messages", {**MESSAGES, "stream": True})
+    assert answer.status == 500
+    assert answer.json()["error"]["type"] == "api_error"
+
+
 def test_error_is_translated(openai: tuple[Herd, FakeOpenAI]) -> None:
     herd, engine = openai
     engine.fail_next(Fault.ERROR_500, times=-1)
     answer = herd.call("POST", "/api/chat", CHAT)
     assert answer.status == 500
     assert "Could not establish connection" in answer.json()["error"]
+
+
+def test_a_refusal_of_the_engine_is_the_answer(openai: tuple[Herd, FakeOpenAI]) -> None:
+    herd, engine = openai
+    engine.refuses = RefusedError(400, OVERFLOW)
+    for stream in (True, False):
+        answer = herd.call("POST", "/api/chat", {**CHAT, "stream": stream})
+        assert (answer.status, answer.json()) == (400, {"error": OVERFLOW})
+    assert engine.counters.received == 2
 
 
 def test_leaving_cancels_a_translated_stream(openai: tuple[Herd, FakeOpenAI]) -> None:

@@ -1,4 +1,5 @@
-"""A fake of llama.cpp's server: OpenAI routes only, one model, a role chunk at once.
+"""A fake of llama.cpp's server as it was before it learned Anthropic's dialect: OpenAI routes
+only, one model, a role chunk at once.
 
 Everything under `/api/` and every wrong method is 404; the `model` of a request is ignored.
 Settings, counters, scripts and faults are those of the fake Ollama.
@@ -44,6 +45,8 @@ class FakeOpenAI(FakeOllama):
         super().__init__([model(name)], settings, host=host, port=port)
         self.name = name
         self._embeds = embeds
+        self.refuses: RefusedError | None = None
+        """What it says to every chat and completion: that the request is wrong."""
         self.server = HttpServer(
             self._answer, headers=dict(_HEADERS), sends_date=False, host=host, port=port
         )
@@ -98,6 +101,8 @@ class FakeOpenAI(FakeOllama):
         if rule is not None and rule.fault in BEFORE_FIRST_BYTE:
             await _fail(rule.fault, reply)
             return
+        if self.refuses is not None:
+            raise self.refuses
         is_chat = request.path == "/v1/chat/completions"
         asked = _read(request)
         if is_chat and not isinstance(asked.get("messages"), list):

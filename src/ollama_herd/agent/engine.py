@@ -40,6 +40,7 @@ class Findings(msgspec.Struct, frozen=True):
     loaded: tuple[LoadedModel, ...] = ()
     slots: int | None = None
     max_loaded: int | None = None
+    speaks_anthropic: bool = False
 
 
 class EngineProbe(Protocol):

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from ollama_herd.agent.engine import (
+    PROBE_TIMEOUT_S,
     Answer,
     EngineFailure,
     EngineHttp,
@@ -18,6 +19,11 @@ from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
 
 PROPS_EVERY_S = 10.0
+
+_REFUSALS = frozenset({400, 422, 500})
+"""How servers answer a request that lacks its messages: llama.cpp's says 500 on this path. One
+without the path says 404, 405 or 501; LM Studio answers any path with 200.
+"""
 
 _T = TypeVar("_T")
 
@@ -229,13 +235,20 @@ class OpenAiProbe:
         self._version = ""
         self._due_s = 0.0
         self._is_lm_studio = False
+        self._speaks_anthropic = False
 
     async def look(self, *, thorough: bool) -> Findings:
+        found = await self._look(thorough=thorough)
+        return msgspec.structs.replace(found, speaks_anthropic=self._speaks_anthropic)
+
+    async def _look(self, *, thorough: bool) -> Findings:
         netloc = self._http.netloc
         if (await self._http.get("/health")).status == 503:
             raise EngineFailure(f"{netloc} is loading its model")
         now_s = monotonic_s()
         if thorough or now_s >= self._due_s:
+            if thorough or not self._due_s:  # it is the same server until it fails
+                self._speaks_anthropic = await self._finds_messages()
             await self._identify()
             self._due_s = now_s + PROPS_EVERY_S
         if self._is_lm_studio:
@@ -247,6 +260,13 @@ class OpenAiProbe:
 
     async def close(self) -> None:
         return
+
+    async def _finds_messages(self) -> bool:
+        """Whether `/v1/messages` is there: a request without anything in it is then refused as
+        such, and no model runs.
+        """
+        answer = await self._http.post("/v1/messages", {}, PROBE_TIMEOUT_S)
+        return answer.status in _REFUSALS
 
     async def _identify(self) -> None:
         """What else it tells beside its models; whatever it does not know is no failure."""

@@ -160,6 +160,7 @@ class EngineWatch:
                 loaded=findings.loaded,
                 slots=_first_told(self._around.slots, findings.slots, self._limits.slots),
                 max_loaded=_first_told(findings.max_loaded, self._limits.max_loaded),
+                speaks_anthropic=findings.speaks_anthropic,
             )
         )
 
@@ -252,6 +253,7 @@ def differs(before: EngineReport, after: EngineReport) -> bool:
         or before.error != after.error
         or before.reach is not after.reach
         or before.slots != after.slots
+        or before.speaks_anthropic != after.speaks_anthropic
         or [(model.name, model.digest) for model in before.models]
         != [(model.name, model.digest) for model in after.models]
         or [model.name for model in before.loaded] != [model.name for model in after.loaded]

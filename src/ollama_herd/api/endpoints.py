@@ -33,7 +33,7 @@ _ROWS = (
     Endpoint("/v1/completions", Kind.GENERATE, Dialect.OPENAI),
     Endpoint("/v1/embeddings", Kind.EMBED, Dialect.OPENAI),
     Endpoint("/v1/responses", Kind.CHAT, Dialect.OPENAI),
-    Endpoint("/v1/messages", Kind.CHAT, Dialect.ANTHROPIC),
+    Endpoint("/v1/messages", Kind.CHAT, Dialect.ANTHROPIC, translatable=True),
 )
 
 INFERENCE: Mapping[bytes, Endpoint] = MappingProxyType({row.path.encode(): row for row in _ROWS})

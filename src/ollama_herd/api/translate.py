@@ -1,4 +1,5 @@
-"""Ollama's dialect for engines that speak only OpenAI's: llama.cpp server, vLLM, LM Studio, MLX-LM.
+"""Ollama's and Anthropic's dialect for engines that speak only OpenAI's: vLLM, LM Studio, MLX-LM,
+llama.cpp's server (which speaks Anthropic's too).
 
 `translate` makes one `Translation` for one attempt on one engine. The caller sends `body` to
 `path`, gives `head` the engine's status and content type, every read to `feed`, and calls `end`
@@ -19,7 +20,7 @@ from ollama_herd.api.translate_embed import EmbedReply
 from ollama_herd.api.translate_reply import GenerationReply
 from ollama_herd.api.translate_request import EngineCall, LocalAnswer, openai_call
 from ollama_herd.api.translate_values import ENGINE_LACKS_FEATURE, RequestRefusedError
-from ollama_herd.core.request import Kind, OutcomeKind, Usage
+from ollama_herd.core.request import Dialect, Kind, OutcomeKind, Usage
 
 __all__ = ["ENGINE_LACKS_FEATURE", "LocalAnswer", "Translation", "replace_model", "translate"]
 
@@ -30,6 +31,8 @@ class Translation(Protocol):
     Times are wall clock seconds since 1970. Nothing that an engine sends raises.
     """
 
+    dialect: Dialect
+    """The client's."""
     path: str
     """Path to call on the engine, method POST."""
     body: bytes
@@ -42,8 +45,8 @@ class Translation(Protocol):
     """Content type for the client, as final as `status`."""
     failed: OutcomeKind | None
     """How the engine failed, None while it has not. Once set, nothing more comes out; the last
-    bytes are an Ollama error. As long as no bytes went to the client, the request may be tried
-    elsewhere instead."""
+    bytes are an error in the client's dialect. As long as no bytes went to the client, the request
+    may be tried elsewhere instead."""
     usage: Usage | None
     """Counts and durations, once the answer is complete."""
 

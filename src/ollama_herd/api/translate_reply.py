@@ -1,4 +1,4 @@
-"""Answers of an OpenAI engine to chat and generate, as Ollama would have given them.
+"""Answers of an OpenAI engine to chat, generate and messages, as Ollama would have given them.
 
 One object lives for one attempt. It holds no clock: every call says what time it is (seconds
 since 1970). Nothing an engine sends raises; what is no answer becomes an error for the client and
@@ -12,6 +12,9 @@ repeat that message at the start of the answer, which is left as it is.
 
 from typing import Any
 
+from ollama_herd.api.anthropic_events import EVENTS, MessageWriter, message_id
+from ollama_herd.api.anthropic_events import JSON as PLAIN_JSON
+from ollama_herd.api.errors import ApiError, render, stream_error
 from ollama_herd.api.framing import BARE_TEXT, Event, FrameTooLargeError, SseSplitter
 from ollama_herd.api.ollama_lines import (
     JSON,
@@ -44,7 +47,7 @@ from ollama_herd.api.translate_errors import (
 from ollama_herd.api.translate_request import EngineCall
 from ollama_herd.api.translate_tools import ToolCallError, ToolCalls
 from ollama_herd.api.translate_values import tolerant_json
-from ollama_herd.core.request import OutcomeKind, Usage
+from ollama_herd.core.request import Dialect, OutcomeKind, Usage
 
 MAX_BODY_BYTES = 512 * 1024 * 1024
 """Largest answer that is held whole: 2,048 texts embedded in 8,192 dimensions are 350 MB."""
@@ -67,7 +70,8 @@ class Reply:
         self.path = call.path
         self.body = call.body
         self.status = 200
-        self.content_type = NDJSON if call.streams else JSON
+        self.dialect = call.endpoint.dialect
+        self.content_type = _content_type(call)
         self.failed: OutcomeKind | None = None
         self.usage: Usage | None = None
         self._call = call
@@ -85,7 +89,8 @@ class Reply:
         is_json = content_type.lower().startswith("application/json")
         self._holds_body = not 200 <= status < 300 or not self._call.streams or is_json
         if not 200 <= status < 300:
-            self.status, self.content_type = status, JSON
+            self.status = status
+            self.content_type = _content_type(self._call, is_error=True)
         return self.status, self.content_type
 
     def feed(self, data: bytes, now_s: float) -> bytes:
@@ -127,18 +132,48 @@ class Reply:
         self._is_over = True
         self.failed = failure.outcome
         self._held.clear()
-        if self._has_sent:
-            return error_body(failure.message) + b"\n"
-        self.status, self.content_type = failure.status, JSON
-        return error_body(failure.message)
+        if not self._has_sent:
+            self.status = failure.status
+            self.content_type = _content_type(self._call, is_error=True)
+        return _error(failure, self._call, has_sent=self._has_sent)
+
+
+def _content_type(call: EngineCall, *, is_error: bool = False) -> str:
+    """An error in a stream that has not begun is a single answer."""
+    is_anthropic = call.endpoint.dialect is Dialect.ANTHROPIC
+    if call.streams and not is_error:
+        return EVENTS if is_anthropic else NDJSON
+    return PLAIN_JSON if is_anthropic else JSON
+
+
+def _error(failure: Failure, call: EngineCall, *, has_sent: bool) -> bytes:
+    """The client's last bytes, in its dialect."""
+    dialect, path, message = call.endpoint.dialect, call.endpoint.path, failure.message
+    if dialect is Dialect.OLLAMA:
+        return error_body(message) + (b"\n" if has_sent else b"")
+    if has_sent:
+        return stream_error(message, dialect, path)
+    _, _, body = render(ApiError(failure.status, message, failure.outcome.value), dialect, path)
+    return body
+
+
+def _writer(call: EngineCall, started_s: float) -> LineWriter | MessageWriter:
+    if call.endpoint.dialect is Dialect.ANTHROPIC:
+        answer_id = message_id(call.body[-_SEED_BYTES:], started_s)
+        return MessageWriter(answer_id, call.model, call.prompt_tokens)
+    return LineWriter(call.endpoint.kind, call.model)
+
+
+_SEED_BYTES = 4096
+"""Of a request's end, for the id of its answer: enough to tell those of one moment apart."""
 
 
 class GenerationReply(Reply):
-    """The answer to a chat or generate request, streamed or whole."""
+    """The answer to a chat, generate or messages request, streamed or whole."""
 
     def __init__(self, call: EngineCall, started_s: float) -> None:
         super().__init__(call, started_s)
-        self._writer = LineWriter(call.endpoint.kind, call.model)
+        self._writer = _writer(call, started_s)
         self._splitter = SseSplitter()
         self._tool_calls = ToolCalls()
         self._counts: Counts | None = None

@@ -1,5 +1,5 @@
-"""Bodies of Ollama's `/api/chat`, `/api/generate`, `/api/embed` and `/api/embeddings`, rewritten
-for an engine that speaks only OpenAI's dialect.
+"""Bodies of Ollama's `/api/chat`, `/api/generate`, `/api/embed` and `/api/embeddings`, and of
+Anthropic's `/v1/messages`, rewritten for an engine that speaks only OpenAI's dialect.
 
 `keep_alive`, `truncate` and `shift` have no counterpart and are left out: an engine loads its model
 when it starts, and refuses a prompt that is too long for it.
@@ -14,6 +14,7 @@ import msgspec
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.ollama_lines import JSON, LineWriter, embedding_body, go_json
 from ollama_herd.api.parse import ParsedBody
+from ollama_herd.api.translate_anthropic import chat_of_messages
 from ollama_herd.api.translate_messages import chat_message, openai_messages
 from ollama_herd.api.translate_options import (
     engine_options,
@@ -30,7 +31,7 @@ from ollama_herd.api.translate_values import (
     unsupported,
 )
 from ollama_herd.core.names import DEFAULT_HOST, DEFAULT_NAMESPACE, canonical_name
-from ollama_herd.core.request import Kind
+from ollama_herd.core.request import Dialect, Kind
 
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
@@ -43,6 +44,7 @@ _GO_STRUCTS: Mapping[str, str] = MappingProxyType(
         "/api/generate": "GenerateRequest",
         "/api/embed": "EmbedRequest",
         LEGACY_EMBEDDINGS: "EmbeddingRequest",
+        "/v1/messages": "MessagesRequest",
     }
 )
 """What Ollama's own errors call the request."""
@@ -59,6 +61,7 @@ class EngineCall(msgspec.Struct, frozen=True):
     top_logprobs: int = 0
     dimensions: int = 0
     inputs: int = 0  # number of texts to embed
+    prompt_tokens: int = 0  # as estimated
 
     @property
     def is_legacy_embedding(self) -> bool:
@@ -83,6 +86,16 @@ def openai_call(
     status and text of a real Ollama where that one refuses the same request.
     """
     request = read_fields(parsed.body, _GO_STRUCTS.get(endpoint.path, "Request"))
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        body = msgspec.json.encode(chat_of_messages(request, engine_model))
+        return EngineCall(
+            endpoint,
+            CHAT_PATH,
+            body,
+            parsed.model,
+            streams=parsed.stream,
+            prompt_tokens=parsed.prompt_tokens,
+        )
     if endpoint.kind is Kind.EMBED:
         return _embed(endpoint, parsed, request, engine_model)
     if endpoint.kind is Kind.CHAT:

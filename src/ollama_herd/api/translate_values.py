@@ -1,4 +1,4 @@
-"""Reading JSON from clients and engines as tolerantly as Go does, and the fields of an Ollama
+"""Reading JSON from clients and engines as tolerantly as Go does, and the fields of a
 request with the refusals of a real Ollama's decoder.
 
 Keys match without regard to case, null means absent, and bytes behind the JSON value are ignored.
@@ -94,6 +94,13 @@ class Fields:
             return 0
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong_type(value, key, "int")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """A number, None when absent."""
+        value = self._values.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise self._wrong_type(value, key, "float64")
         return value
 
     def listed(self, key: str, go_type: str) -> list[Any]:

@@ -357,6 +357,7 @@ def engine_replicas(node: Node, engine: EngineReport) -> list[Replica]:
             slots=engine.slots,
             max_loaded=engine.max_loaded,
             endpoint=endpoint,
+            speaks_anthropic=engine.speaks_anthropic,
         )
         for model in engine.models
     ]

@@ -31,7 +31,7 @@ class EngineKind(enum.StrEnum):
     """Which dialects an engine speaks."""
 
     OLLAMA = "ollama"  # Ollama, OpenAI and Anthropic dialects
-    OPENAI = "openai"  # OpenAI dialect only: llama.cpp server, vLLM, LM Studio, MLX-LM
+    OPENAI = "openai"  # OpenAI's, some Anthropic's: llama.cpp server, vLLM, LM Studio, MLX-LM
 
 
 class Reach(enum.StrEnum):
@@ -105,6 +105,7 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `engine_id` is unique on the node (`ollama-11434`). `error` is "" while the engine answers.
     `slots` is how many requests of one model it runs at once, None when nothing tells.
+    `speaks_anthropic` is what an `openai` engine was found to do; an `ollama` always does.
     """
 
     engine_id: Identity
@@ -117,6 +118,7 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     max_loaded: Amount | None = None
     error: str = ""
+    speaks_anthropic: bool = False
 
 
 class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -232,6 +234,7 @@ class Replica(msgspec.Struct, frozen=True):
     slots: int | None
     max_loaded: int | None
     endpoint: Endpoint
+    speaks_anthropic: bool = False
 
     @property
     def slot_key(self) -> tuple[str, str, str]:

@@ -43,13 +43,18 @@ HELD_WHOLE_BYTES = 8 * 1024 * 1024
 """Of a single answer, held until it is whole; a longer one goes to the client as it comes."""
 
 
+NOT_IMPLEMENTED = 501
+"""The model cannot do what was asked, on any node."""
+
+
 class Relayed(msgspec.Struct, frozen=True):
     """How the relaying ended.
 
     `whole`: the engine ended its answer properly. `told`: the client has read what went wrong.
     `failed`: nothing went to the client, and why. `usage`: counts a translation found. `error`:
     the engine's own last words, held back. `sent`: what a stream's client has got, None when that
-    is not known any more; `torn`: it ends within a frame.
+    is not known any more; `torn`: it ends within a frame. `status`: the client's, where it is not
+    the engine's.
     """
 
     whole: bool
@@ -59,6 +64,7 @@ class Relayed(msgspec.Struct, frozen=True):
     error: bytes = b""
     sent: bytes | None = None
     torn: bool = False
+    status: int = 0
 
 
 class Call:
@@ -85,7 +91,7 @@ class Call:
         self.head = head
         self.body = body
         self.engine_endpoint = engine_endpoint
-        self.dialect = engine_endpoint.dialect if translation is None else Dialect.OLLAMA
+        self.dialect = engine_endpoint.dialect if translation is None else translation.dialect
         self.is_stream = False
         self.framed_by_length = False
         self._translation = translation
@@ -177,7 +183,7 @@ class Call:
         """
         translation.head(connection.status, connection.content_type.decode("latin-1"))
         said = Kept()
-        gate = FrameGate(Dialect.OLLAMA, reply.write)
+        gate = FrameGate(self.dialect, reply.write)
 
         def begin(length: int | None) -> None:
             content_type = translation.content_type.encode()
@@ -199,13 +205,15 @@ class Call:
         failed = translation.failed
         if failed is not None and connection.stalled:
             failed = OutcomeKind.SILENT
-        if failed is not None and not reply.started:
+        is_final = failed is OutcomeKind.CLIENT_ERROR or connection.status == NOT_IMPLEMENTED
+        if failed is not None and not reply.started and not is_final:
             return Relayed(whole=False, failed=failed)
         self.is_stream = reply.started
         if not self.is_stream:
             begin(len(rest))
             reply.write(rest)
-            return Relayed(whole=whole, told=True, usage=translation.usage)
+            status = translation.status
+            return Relayed(whole=whole, told=True, usage=translation.usage, status=status)
         if rest:
             gate.feed(rest)
         gate.close()
@@ -277,7 +285,9 @@ def prepare_call(
     if replica.kind is EngineKind.OLLAMA:
         request_head = engine_head(raw_path, headers, replica.endpoint, len(parsed.body))
         return Call(request_head, parsed.body, endpoint)
-    if endpoint.dialect is Dialect.OLLAMA:
+    if endpoint.translatable and not (
+        replica.speaks_anthropic and endpoint.dialect is Dialect.ANTHROPIC
+    ):
         translation = translate(endpoint, parsed, replica.model.name, now_s())
         if isinstance(translation, (LocalAnswer, ApiError)):
             return translation

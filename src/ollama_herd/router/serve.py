@@ -218,6 +218,7 @@ async def _relay(
         return relayed.failed, None
     tail = read_tail(connection.tail(), call.engine_endpoint, status, is_stream=call.is_stream)
     journal.usage = relayed.usage or tail.usage
+    status = journal.status = relayed.status or status
     if status >= 400:
         outcome, detail = OutcomeKind.CLIENT_ERROR, ""
     else:
