@@ -1,12 +1,16 @@
 """A herd of two nodes and, beside it, one engine that has all their models."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.processes import Herd, Node
 from tests.interop.engine import TaskOllama, catalogue, pullable, settings
+from tests.interop.environments import run
+from tests.interop.nowhere import Nowhere, nowhere
 
 
 @dataclass
@@ -16,13 +20,26 @@ class Rig:
     herd: Herd
     engines: tuple[TaskOllama, TaskOllama]
     alone: TaskOllama
+    nowhere: Nowhere
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.herd.port}"
 
+    def run(
+        self,
+        command: Sequence[str | Path],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 100,
+    ) -> subprocess.CompletedProcess[str]:
+        """A client to its end, with no way out of this machine."""
+        return run(command, folder, {**self.nowhere.env, **(env or {})}, timeout_s)
+
     def settled(self) -> None:
-        """No client has left a request behind on any engine."""
+        """No client has left a request behind on any engine, or asked for anything else."""
+        assert self.nowhere.taken() == []
         for engine in (*self.engines, self.alone):
             engine.wait_for(lambda c: c.in_flight == 0, 5, "all requests to have left the engine")
         self.herd.check_alive()
@@ -39,6 +56,7 @@ def standing_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         first.in_thread(),
         second.in_thread(),
         alone.in_thread(),
+        nowhere() as door,
         Herd(folder).ready() as herd,
     ):
         url, slots = f"http://127.0.0.1:{herd.port}", {"HERD_NODE_SLOTS": "4"}
@@ -48,7 +66,7 @@ def standing_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         ):
             herd.wait_models("llama3.1:latest", "gpt-oss:20b", "nomic-embed-text:latest")
             herd.wait_status(lambda s: len(s["nodes"]) == 2, "both nodes")
-            yield Rig(herd, (first, second), alone)
+            yield Rig(herd, (first, second), alone, door)
 
 
 @pytest.fixture

@@ -40,7 +40,6 @@ ASKS_NOBODY = {
     "LANGSMITH_TRACING": "false",
     "HAYSTACK_TELEMETRY_ENABLED": "False",
     "DO_NOT_TRACK": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
 }
 """Clients that would call home are told not to."""
 

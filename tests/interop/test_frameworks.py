@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import Rig
-from tests.interop.environments import CLIENTS, ENVIRONMENTS, HERE, OFFLINE, python_of, run
+from tests.interop.environments import CLIENTS, ENVIRONMENTS, HERE, OFFLINE, python_of
 from tests.interop.test_sdks import check
 
 pytestmark = [
@@ -24,6 +24,7 @@ SCRIPTS = {
     "instructor_openai": "frameworks",
     "litellm_all": "litellm",
     "llm_tool": "litellm",
+    "crewai_crew": "crewai",
 }
 """Script: the environment it runs in."""
 
@@ -38,14 +39,14 @@ def test_framework(rig: Rig, tmp_path: Path, script: str) -> None:
 
 def test_langchain_suite(rig: Rig, tmp_path: Path) -> None:
     """LangChain's own integration tests, from the source distribution: each ends as directly."""
-    direct, through = (_langchain_outcomes(url, tmp_path) for url in (rig.alone.url, rig.url))
+    direct, through = (_langchain_outcomes(rig, url, tmp_path) for url in (rig.alone.url, rig.url))
     failed = [name for name, outcome in through.items() if outcome in ("FAILED", "ERROR")]
     assert not failed
     assert sum(outcome == "PASSED" for outcome in through.values()) > 70
     assert through == direct
 
 
-def _langchain_outcomes(url: str, folder: Path) -> dict[str, str]:
+def _langchain_outcomes(rig: Rig, url: str, folder: Path) -> dict[str, str]:
     python, suite = python_of("langchain"), _langchain_tests()
     tests = suite / "tests" / "integration_tests"
     command: list[str | Path] = [python, "-m", "pytest", tests, "-q", "-rA", "--tb=no"]
@@ -53,7 +54,7 @@ def _langchain_outcomes(url: str, folder: Path) -> dict[str, str]:
     command += ["-o", "addopts=", "-o", "asyncio_mode=auto"]
     command += ["-k", " and ".join(f"not {name}" for name in NEEDS_THE_INTERNET)]
     env = {"OLLAMA_HOST": url, "PYTHONPATH": str(suite)}
-    done = run(command, folder, env, timeout_s=400)
+    done = rig.run(command, folder, env, timeout_s=400)
     found = {}
     for line in done.stdout.splitlines():
         outcome, _, rest = line.partition(" ")
@@ -64,7 +65,7 @@ def _langchain_outcomes(url: str, folder: Path) -> dict[str, str]:
 
 
 def test_aider(rig: Rig, tmp_path: Path) -> None:
-    """It edits a file as the model says."""
+    """It edits a file as the model says. It has no switch for its look at a list of prices."""
     python = python_of("aider")
     (tmp_path / "greet.py").write_text("print('hi')\n")
     said = "greet.py\n```python\nprint('hello Paris')\n```\n"
@@ -73,10 +74,11 @@ def test_aider(rig: Rig, tmp_path: Path) -> None:
     command += ["--no-git", "--yes-always", "--no-check-update", "--no-analytics", "--no-pretty"]
     command += ["--no-show-model-warnings", "--no-detect-urls", "--map-tokens", "0"]
     command += ["--message", f"Greet Paris. SAY<<{said}>>", "greet.py"]
-    done = run(command, tmp_path, {"OLLAMA_API_BASE": rig.url}, timeout_s=240)
+    done = rig.run(command, tmp_path, {"OLLAMA_API_BASE": rig.url}, timeout_s=240)
     assert (tmp_path / "greet.py").read_text() == "print('hello Paris')\n", (
         done.stdout[-3000:] + done.stderr[-3000:]
     )
+    assert set(rig.nowhere.taken()) <= {"CONNECT raw.githubusercontent.com:443"}
 
 
 def _langchain_tests() -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import Rig
-from tests.interop.environments import CLIENTS, node, node_modules, python_of, run
+from tests.interop.environments import CLIENTS, node, node_modules, python_of
 
 BETTER_THAN_ONE = {
     "count_tokens": "an Ollama has no such path; the herd answers, so that clients need not guess"
@@ -27,10 +27,10 @@ def steps(told: str) -> dict[str, str]:
 
 def check(rig: Rig, command: list[str | Path], folder: Path) -> None:
     """The script does everything through the herd, with the results it has directly."""
-    alone = run([*command, rig.alone.url], folder, {})
+    alone = rig.run([*command, rig.alone.url], folder)
     direct = steps(alone.stdout)
     assert direct, alone.stderr[-2000:]
-    done = run([*command, rig.url], folder, {})
+    done = rig.run([*command, rig.url], folder)
     through = steps(done.stdout)
     assert list(through) == list(direct), done.stderr[-2000:]
     failed = [f"{name}: {told}" for name, told in through.items() if told.startswith("FAIL ")]
