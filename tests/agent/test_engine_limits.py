@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_herd.agent.engine_limits import (
+    CONTEXT,
     MAX_LOADED,
     SLOTS,
     Limits,
@@ -38,6 +39,13 @@ def test_any_environment_gives_positive_limits_or_none(environment: dict[str, st
     limits = limits_of(environment)
     assert limits.slots is None or limits.slots > 0
     assert limits.max_loaded is None or limits.max_loaded > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "length"), [("8192", 8192), ("0", 0), ("", 0), ("many", 0), ("99999999", 0)]
+)
+def test_the_default_context_is_told(value: str, length: int) -> None:
+    assert limits_of({CONTEXT: value}).context_length == length
 
 
 def test_what_systemd_shows() -> None:

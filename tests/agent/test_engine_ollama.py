@@ -13,6 +13,7 @@ from ollama_herd.agent.engine_ollama import (
     OllamaProbe,
     Shown,
     describe,
+    num_ctx_of,
     parse_ps,
     parse_show,
     parse_tags,
@@ -67,6 +68,19 @@ def test_show_as_recorded() -> None:
     embedding = parse_show(answer("ollama_080_show_embed_model"), "x")
     assert embedding.capabilities == ("embedding",)
     assert embedding.weights != WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("modelfile", "num_ctx"),
+    [
+        ("FROM /m\nPARAMETER num_thread 1\n", 0),
+        ("FROM /m\nPARAMETER num_ctx 8192\nPARAMETER stop x\n", 8192),
+        ("PARAMETER num_ctx 1\nPARAMETER num_ctx 16384", 16384),
+        ("PARAMETER num_ctx many\n# PARAMETER num_ctx 5\n", 0),
+    ],
+)
+def test_a_modelfile_may_set_the_context(modelfile: str, num_ctx: int) -> None:
+    assert num_ctx_of(modelfile) == num_ctx
 
 
 A, B = "a" * 64, "b" * 64

@@ -92,7 +92,7 @@ def request(name="llama3.2:3b", now_s=0.0, **more) -> InferenceRequest:
         model=name,
         model_key=more.pop("model_key", key),
         kind=more.pop("kind", Kind.CHAT),
-        dialect=Dialect.OLLAMA,
+        dialect=more.pop("dialect", Dialect.OLLAMA),
         path="/api/chat",
         arrived_s=now_s,
         stream=more.pop("stream", True),

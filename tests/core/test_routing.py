@@ -12,7 +12,7 @@ from ollama_herd.core.fleet import Fleet, NodeDrained, TimePassed, apply
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import EngineKind, Gpu, Platform, Vitals
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.request import OutcomeKind, Usage
+from ollama_herd.core.request import Dialect, OutcomeKind, Usage
 from ollama_herd.core.routing import PRICED_IN_FULL, Eliminated, decide
 from ollama_herd.core.scheduler import Grant, QueueSettings, Scheduler
 from tests.core.fleets import GB, engine, fleet_of, model, report, request
@@ -328,21 +328,69 @@ def test_another_context_length_costs_a_reload(context, reloads):
     assert (cost.context_fit_ms > 1000) is reloads
 
 
-def test_an_explicit_context_is_undone_by_the_next_plain_request():
-    """Recorded: a request without num_ctx reloads a model that was loaded with one."""
-    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME])])])
+def reloading_case(*, num_ctx=0, told=0):
+    """A fleet of one, whose only model a first request had loaded with a window of 8192."""
+    with_own = msgspec.structs.replace(model(NAME), num_ctx=num_ctx)
+    fleet = fleet_of([report("a", [engine([with_own], [NAME], context_length=told)])])
     scheduler = Scheduler(QueueSettings(), Predictor())
     asked = request(NAME, load_options=(("num_ctx", 8192),))
-    scheduler.on_request(asked, fleet, 0.0)
+    (effect,) = scheduler.on_request(asked, fleet, 0.0)
+    assert effect.decision.winner.num_ctx == 0
     scheduler.on_first_byte(asked.request_id, 4.0)
     scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, fleet, 5.0)
-    load = scheduler.load
-    again = decide(
-        request(NAME, load_options=(("num_ctx", 8192),)), fleet, load, load.predictor, 6.0
-    )
-    plain = decide(request(NAME), fleet, load, load.predictor, 6.0)
-    assert again.winner.cost.context_fit_ms == 0
-    assert plain.winner.cost.context_fit_ms > 1000
+
+    def winner(**more):
+        return decide(
+            request(NAME, **more), fleet, scheduler.load, scheduler.load.predictor, 6.0
+        ).winner
+
+    return winner
+
+
+def test_a_request_without_context_takes_the_window_that_is_loaded():
+    """Recorded: unchanged it would have the model loaded anew with the default."""
+    winner = reloading_case()
+    assert winner().num_ctx == 8192
+    assert winner().cost.context_fit_ms == 0
+    again = winner(load_options=(("num_ctx", 8192),))
+    assert (again.num_ctx, again.cost.context_fit_ms) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"load_options": (("num_ctx", 4096),)},  # what a client names is never changed
+        {"load_options": (("num_gpu", 1),)},  # another runner anyhow
+        {"dialect": Dialect.OPENAI},  # it has no such field
+        {"dialect": Dialect.ANTHROPIC},
+        {"prompt_tokens": 8000},  # no room for its answer
+        {"max_tokens": 8100},
+    ],
+)
+def test_what_cannot_take_the_loaded_window_reloads(more):
+    winner = reloading_case()(**more)
+    assert winner.num_ctx == 0
+    assert winner.cost.context_fit_ms > 1000
+
+
+def test_a_window_of_the_default_is_enough_for_whoever_asks_for_the_default():
+    winner = reloading_case(told=4096)
+    assert winner(prompt_tokens=20_000).num_ctx == 8192
+
+
+def test_a_modelfile_asks_for_its_own_window():
+    winner = reloading_case(num_ctx=16384)()
+    assert winner.num_ctx == 0
+    assert winner.cost.context_fit_ms > 1000
+    assert reloading_case(num_ctx=2048)().num_ctx == 8192
+
+
+def test_a_window_that_is_not_the_engines_default_was_asked_for():
+    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME], context_length=2048)])])
+    winner = deciding(fleet).winner
+    assert winner.num_ctx == 4096  # what `engine` says is loaded
+    fleet = fleet_of([report("a", [engine([model(NAME)], [NAME], context_length=4096)])])
+    assert deciding(fleet).winner.num_ctx == 0
 
 
 def test_a_context_beyond_the_trained_one_is_clamped():

@@ -636,7 +636,7 @@ def test_names_of_unknown_models_leave_nothing_behind():
     assert not load.continuations
     assert not load._boards
     assert len(load.replicas) == 0
-    assert not case.scheduler._running_of
+    assert not len(case.scheduler._shares)
 
 
 def test_everything_is_given_back_when_the_last_request_ends():
@@ -648,7 +648,7 @@ def test_everything_is_given_back_when_the_last_request_ends():
     scheduler = case.scheduler
     assert len(askeds) == 20
     assert not scheduler.load.running
-    assert not scheduler._running_of
+    assert not scheduler._shares._running
     assert not scheduler._granted
     for machine in scheduler.load.nodes.values():
         assert (machine.in_flight, machine.prefilling, machine.active) == (0, 0, {})

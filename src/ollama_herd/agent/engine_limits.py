@@ -14,16 +14,21 @@ import psutil
 
 SLOTS = "OLLAMA_NUM_PARALLEL"
 MAX_LOADED = "OLLAMA_MAX_LOADED_MODELS"
+CONTEXT = "OLLAMA_CONTEXT_LENGTH"
 
 _COMMAND_TIMEOUT_S = 2.0
 _MOST = 1024  # more is a typing error: no engine runs so many
+_LONGEST = 16 * 2**20  # tokens; no model was trained on more
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """`slots` and `max_loaded` as in EngineReport; None when nothing tells."""
+    """`slots` and `max_loaded` as in EngineReport, None when nothing tells; `context_length` of
+    requests that name none, 0 when nothing tells.
+    """
 
     slots: int | None = None
     max_loaded: int | None = None
+    context_length: int = 0
 
 
 def read_limits(port: int, own: Mapping[str, str]) -> Limits:
@@ -42,7 +47,11 @@ def read_limits(port: int, own: Mapping[str, str]) -> Limits:
 
 def limits_of(environment: Mapping[str, str]) -> Limits:
     """The limits that an environment states. 0 means automatic, and so nothing."""
-    return Limits(_count(environment.get(SLOTS, "")), _count(environment.get(MAX_LOADED, "")))
+    return Limits(
+        _count(environment.get(SLOTS, "")),
+        _count(environment.get(MAX_LOADED, "")),
+        _count(environment.get(CONTEXT, ""), _LONGEST) or 0,
+    )
 
 
 def parse_systemd_environment(text: str) -> dict[str, str] | None:
@@ -97,7 +106,8 @@ def _of_systemd() -> dict[str, str] | None:
 
 def _of_launchd() -> dict[str, str] | None:
     """What `launchctl setenv` set: the way that Ollama's documentation shows for its Mac app."""
-    found = {name: _output(["launchctl", "getenv", name]).strip() for name in (SLOTS, MAX_LOADED)}
+    names = (SLOTS, MAX_LOADED, CONTEXT)
+    found = {name: _output(["launchctl", "getenv", name]).strip() for name in names}
     return found if any(found.values()) else None
 
 
@@ -111,7 +121,7 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _count(text: str) -> int | None:
+def _count(text: str, most: int = _MOST) -> int | None:
     text = text.strip().strip("\"'")
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else 0
-    return number if 0 < number <= _MOST else None
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 8 else 0
+    return number if 0 < number <= most else None

@@ -28,6 +28,8 @@ disk. Nobody waits for it."""
 SHOW_AGAIN_S = 60.0
 """When /api/show failed for a model (its file is missing), how long not to ask again."""
 
+_NUM_CTX = re.compile(r"^PARAMETER num_ctx (\d{1,8})$", re.MULTILINE)
+
 _BLOB = re.compile(r"^(?:FROM|ADAPTER) .*?sha256[-:]([0-9a-f]{64})", re.MULTILINE)
 
 
@@ -38,6 +40,7 @@ class Shown(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] = ()
     context_length: int = 0
     embedding_length: int = 0
+    num_ctx: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -133,6 +136,7 @@ def parse_show(answer: Answer, netloc: str) -> Shown:
         capabilities=shown.capabilities or (),
         context_length=_length(info.get(f"{architecture}.context_length")),
         embedding_length=_length(info.get(f"{architecture}.embedding_length")),
+        num_ctx=num_ctx_of(shown.modelfile),
     )
 
 
@@ -143,6 +147,12 @@ def weights_of(modelfile: str) -> str:
     when the model is no single file (a folder of safetensors, a model elsewhere).
     """
     return "+".join(f"sha256:{digest}" for digest in _BLOB.findall(modelfile))
+
+
+def num_ctx_of(modelfile: str) -> int:
+    """The context length that a Modelfile sets, the last of several; 0 when it sets none."""
+    found = _NUM_CTX.findall(modelfile)
+    return int(found[-1]) if found else 0
 
 
 def _length(value: object) -> int:
@@ -158,6 +168,7 @@ def describe(tag: Tag, shown: Shown | None) -> Model:
     return msgspec.structs.replace(
         model,
         weights=shown.weights,
+        num_ctx=shown.num_ctx,
         capabilities=model.capabilities if tag.has_capabilities else shown.capabilities,
         details=msgspec.structs.replace(
             details,

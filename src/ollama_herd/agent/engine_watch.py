@@ -161,6 +161,7 @@ class EngineWatch:
                 slots=_first_told(self._around.slots, findings.slots, self._limits.slots),
                 max_loaded=_first_told(findings.max_loaded, self._limits.max_loaded),
                 speaks_anthropic=findings.speaks_anthropic,
+                context_length=self._limits.context_length,
             )
         )
 

@@ -113,6 +113,26 @@ def without_member(endpoint: Endpoint, body: bytes, key: str) -> bytes | ApiErro
     return _joined({name: raw for name, raw in members.items() if _fold(name) != key})
 
 
+def with_num_ctx(endpoint: Endpoint, body: bytes, num_ctx: int) -> bytes:
+    """`body` of Ollama's dialect with `num_ctx` among its options, where it names none; all other
+    values byte by byte as they were. A body whose options are no object comes back unchanged.
+    """
+    members = _members(endpoint, body)
+    if isinstance(members, ApiError):
+        return body
+    own = b'"num_ctx":%d' % num_ctx
+    name = next((key for key in reversed(members) if _fold(key) == "options"), "options")
+    raw = bytes(members.get(name, b"{}")).strip()
+    if raw == b"null":
+        raw = b"{}"
+    if not raw.endswith(b"}"):
+        return body
+    # At the end: of two that are alike, one of them null, the last counts.
+    inner = raw[1:-1].strip()
+    options = b"{" + (inner + b"," if inner else b"") + own + b"}"
+    return _joined({**members, name: msgspec.Raw(options)})
+
+
 def _joined(members: Members) -> bytes:
     pairs = (msgspec.json.encode(name) + b":" + bytes(raw) for name, raw in members.items())
     return b"{" + b",".join(pairs) + b"}"

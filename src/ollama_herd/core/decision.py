@@ -44,11 +44,15 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A replica that could take the request. `starts_now` is False when it would have to wait."""
+    """A replica that could take the request. `starts_now` is False when it would have to wait.
+
+    `num_ctx` is what it has to ask for there so as to use the window that is loaded, 0 nothing.
+    """
 
     replica: Replica
     cost: Cost
     starts_now: bool
+    num_ctx: int = 0
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):

@@ -358,6 +358,7 @@ def engine_replicas(node: Node, engine: EngineReport) -> list[Replica]:
             max_loaded=engine.max_loaded,
             endpoint=endpoint,
             speaks_anthropic=engine.speaks_anthropic,
+            default_context=engine.context_length,
         )
         for model in engine.models
     ]

@@ -30,6 +30,8 @@ BUSY_SHARE_MAX = 0.95
 FAILURES_TO_BAR = 3
 """A replica that failed so often in a row, while others answered the same requests, rests."""
 
+Options = tuple[tuple[str, int | bool], ...]
+
 SAMPLE = 8
 """Running requests looked at one by one to price a place: all of them on engines of up to so many
 slots; of more, so many stand for all.
@@ -53,6 +55,7 @@ class Running:
         "is_probe",
         "node",
         "number",
+        "options",
         "output",
         "overlapped",
         "prefill_s",
@@ -70,6 +73,7 @@ class Running:
         self.replica = replica
         self.node = replica.node
         self.number = 0  # of all requests started on the node
+        self.options = request.load_options  # as they reach the engine
         self.dispatched_s = now_s
         self.first_byte_s = -1.0
         self.first_due_s = now_s
@@ -112,7 +116,9 @@ class ReplicaLoad:
         "is_hot",
         "is_reported_hot",
         "key",
+        "learned_context",
         "learned_slots",
+        "loaded_s",
         "loading_until_s",
         "mirror",
         "node",
@@ -146,8 +152,10 @@ class ReplicaLoad:
         self.is_hot = False
         self.is_reported_hot = False
         self.loading_until_s = 0.0
+        self.loaded_s = float("-inf")  # since when with these options, as far as we did it
         self.context_length = 0
-        self.options: tuple[tuple[str, int | bool], ...] | None = None  # None: loaded by others
+        self.learned_context = 0  # what it has without being asked for one
+        self.options: Options | None = None  # None: loaded by others
         self.changed_s = float("-inf")
         self.progress_s = 0.0
         self.mirror = SlotMirror()
@@ -202,13 +210,14 @@ class ReplicaLoad:
         self.options = None
         self.mirror.clear()
 
-    def begin_loading(
-        self, options: tuple[tuple[str, int | bool], ...], until_s: float, now_s: float
-    ) -> None:
+    def begin_loading(self, options: Options, until_s: float, now_s: float) -> None:
         """A request that makes the engine (re)load the model is on its way."""
         if self.replica.kind is EngineKind.OPENAI:
             return
+        if self.is_hot:
+            self.arrivals_per_s = 0.0  # of those who could use it as it was
         self.became_cold()
+        self.loaded_s = now_s
         self.options = options
         self.context_length = int(dict(options).get("num_ctx", 0))
         self.loading_until_s = max(until_s, now_s + 1e-3)
@@ -265,6 +274,7 @@ class NodeLoad:
         "prefilling",
         "replicas",
         "reserved",
+        "reserved_options",
         "reserved_until_s",
         "starts",
         "version",
@@ -281,6 +291,7 @@ class NodeLoad:
         self.prefilling = 0
         self.loading: ReplicaLoad | None = None
         self.reserved: ReplicaLoad | None = None  # next to load here; others keep out
+        self.reserved_options: Options = ()
         self.reserved_until_s = 0.0
         self.dirty_s = 0.0
         self.advanced_s = 0.0
@@ -301,10 +312,17 @@ class NodeLoad:
             batch = 1 + self.pace.alpha * (len(replica.running) - 1)
             replica.progress_s += passed / (batch * models)
 
-    def reserve(self, replica: ReplicaLoad, now_s: float) -> None:
-        """Let the node run dry for a model that waits for room; renewed while it waits."""
-        if self.reserved in {None, replica} or self.reserved_until_s <= now_s:
+    def reserve(self, replica: ReplicaLoad, options: Options, now_s: float) -> None:
+        """Let the node run dry for a model that waits to be loaded; renewed while it waits."""
+        mine = self.reserved is replica and self.reserved_options == options
+        if self.reserved is None or mine or self.reserved_until_s <= now_s:
             self.reserved = replica
+            self.reserved_options = options
+            self.reserved_until_s = now_s + RESERVED_S
+
+    def keep_reserved(self, now_s: float) -> None:
+        """Who it is for waits on."""
+        if self.reserved is not None:
             self.reserved_until_s = now_s + RESERVED_S
 
     def load_ahead_s(self, now_s: float) -> float:
@@ -330,11 +348,15 @@ class NodeLoad:
 
 
 class Place:
-    """Where a request may go: a replica with its own and its node's load."""
+    """Where a request may go: a replica with its own and its node's load, and the load-time options
+    that its name brings along.
+    """
 
-    __slots__ = ("load", "node", "replica")
+    __slots__ = ("load", "node", "options", "replica")
 
     def __init__(self, replica: Replica, load: ReplicaLoad) -> None:
         self.replica = replica
         self.load = load
         self.node = load.node
+        own = replica.model.num_ctx
+        self.options: Options = (("num_ctx", own),) if own else ()

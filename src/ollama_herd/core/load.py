@@ -20,6 +20,7 @@ from ollama_herd.core.node import EngineKind, Node, Replica
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.request import InferenceRequest
+from ollama_herd.core.runner import default_context
 
 REPORT_LAG_S = 3.0
 """A report this soon after our own action may still describe the time before it."""
@@ -149,11 +150,8 @@ class Load:
         if not load.is_hot:
             load.is_hot = True
             load.node.version += 1
-        context = loaded.context_length if loaded is not None else 0
-        if context and load.context_length and context != load.context_length:
-            load.options = None  # somebody else had it reloaded
-            load.mirror.clear()
-        load.context_length = context or load.context_length
+        if loaded is not None and loaded.context_length:
+            _note_context(load, loaded.context_length)
 
     def sync(self, fleet: Fleet) -> None:
         """The fleet changed: take in what nodes reported."""
@@ -248,6 +246,8 @@ class Load:
             run.dirty_s = node.dirty_s
         node.prefilling -= 1
         self._became_hot(replica)
+        if replica.options is None:
+            replica.options = run.options  # else the engine had loaded it anew
         if replica.replica.slots is None:
             run.overlapped = len(replica.running) - 1
 
@@ -344,6 +344,20 @@ class Load:
                 load.out_since_s = None
             if load.out_since_s is None and load.failures < FAILURES_TO_BAR:
                 self.barred.discard(key)
+
+
+def _note_context(load: ReplicaLoad, context: int) -> None:
+    """The engine tells which window is loaded."""
+    if load.context_length and context != load.context_length:
+        load.options = None  # somebody else had it reloaded
+        load.mirror.clear()
+    load.context_length = context
+    if load.options is None:
+        default = default_context(load)
+        if default:
+            load.options = () if context == default else (("num_ctx", context),)
+    elif not load.options:
+        load.learned_context = context
 
 
 def _judge_probes(replica: ReplicaLoad, ended: Running, now_s: float) -> None:

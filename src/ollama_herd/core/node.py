@@ -86,6 +86,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     modified_at: str = ""
     details: ModelDetails = ModelDetails()
     capabilities: tuple[str, ...] = ()
+    num_ctx: Amount = 0  # what its Modelfile sets; 0: nothing
 
 
 class LoadedModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,7 +105,8 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """One engine of a machine as its agent sees it.
 
     `engine_id` is unique on the node (`ollama-11434`). `error` is "" while the engine answers.
-    `slots` is how many requests of one model it runs at once, None when nothing tells.
+    `slots` is how many requests of one model it runs at once, None when nothing tells;
+    `context_length` that of requests which name none, 0 when nothing tells.
     `speaks_anthropic` is what an `openai` engine was found to do; an `ollama` always does.
     """
 
@@ -119,6 +121,7 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     max_loaded: Amount | None = None
     error: str = ""
     speaks_anthropic: bool = False
+    context_length: Amount = 0
 
 
 class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -235,6 +238,7 @@ class Replica(msgspec.Struct, frozen=True):
     max_loaded: int | None
     endpoint: Endpoint
     speaks_anthropic: bool = False
+    default_context: int = 0  # of the engine; 0: unknown
 
     @property
     def slot_key(self) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """The queue as people see it: bounds, refusals, and who waits for what."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -9,6 +9,7 @@ from ollama_herd.core.decision import Rejected
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.load import Load
 from ollama_herd.core.request import InferenceRequest, Priority, Refusal, RefusalKind
+from ollama_herd.core.shares import Shares
 from ollama_herd.core.waiting import WaitingRoom
 
 RETRY_AFTER_MAX_S = 60
@@ -60,9 +61,7 @@ class QueueView(msgspec.Struct, frozen=True):
     requests: tuple[WaitingRequest, ...]
 
 
-def view(
-    load: Load, room: WaitingRoom, fleet: Fleet, running_of: Mapping[str, int], now_s: float
-) -> QueueView:
+def view(load: Load, room: WaitingRoom, fleet: Fleet, shares: Shares, now_s: float) -> QueueView:
     """The queue at `now_s`; requests by model, in the order they would be looked at."""
     requests: list[WaitingRequest] = []
     waiting: dict[tuple[str, str, str], int] = {}
@@ -71,7 +70,7 @@ def view(
         places = board.places if board is not None else []
         slots = max(1, sum(place.load.slots for place in places))
         ahead_s = 0.0
-        for position, pending in enumerate(room.listed(model_key, running_of, now_s), 1):
+        for position, pending in enumerate(room.listed(model_key, shares, now_s), 1):
             key = pending.likely or (places[0].load.key if places else None)
             if key is not None:
                 waiting[key] = waiting.get(key, 0) + 1

@@ -71,4 +71,6 @@ def _described(model: Model, same: Model | None) -> Model:
     if same is None or model.weights:
         return model
     capabilities = model.capabilities or same.capabilities
-    return msgspec.structs.replace(model, weights=same.weights, capabilities=capabilities)
+    return msgspec.structs.replace(
+        model, weights=same.weights, capabilities=capabilities, num_ctx=same.num_ctx
+    )

@@ -19,7 +19,8 @@ from ollama_herd.core.inflight import Place
 from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.request import InferenceRequest
-from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Held, Priced, needs_reload, price
+from ollama_herd.core.runner import adopted_context, needs_reload
+from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Held, Priced, price
 
 __all__ = [
     "Candidate",
@@ -123,7 +124,11 @@ def _likeliest(places: Sequence[Place], ask: Ask) -> list[Place]:
                 service *= TAKEN
         if not load.is_hot:
             service += rates.load_s
-        elif ask.options != load.options and needs_reload(load, ask):
+        elif (
+            (ask.options or load.options or place.options)
+            and needs_reload(place, ask)
+            and not adopted_context(place, ask)
+        ):
             service += rates.load_s + RELOAD_PAUSE_S
         rough.append(service)
     kept = sorted(range(len(rough)), key=rough.__getitem__)[:PRICED_IN_FULL]
@@ -192,7 +197,7 @@ def _candidate(p: Priced) -> Candidate:
         1e3 * p.context,
         1e3 * p.prefix,
     )
-    return Candidate(p.place.replica, cost, p.starts_now)
+    return Candidate(p.place.replica, cost, p.starts_now, p.num_ctx)
 
 
 def is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:

@@ -4,7 +4,7 @@ A request waits here, bound to no node, unless its cheapest place can start it n
 and pure; `router/dispatcher.py` owns the one instance and turns the effects into granted slots.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from ollama_herd.core import learning
 from ollama_herd.core.decision import Rejected
@@ -15,7 +15,6 @@ from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view
-from ollama_herd.core.remaining import remaining_times
 from ollama_herd.core.request import (
     InferenceRequest,
     Kind,
@@ -27,21 +26,13 @@ from ollama_herd.core.request import (
 from ollama_herd.core.residency import Residency, loading_request
 from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
 from ollama_herd.core.routing import Ranking, explain, is_waiting_for_report, rank, service_s
+from ollama_herd.core.runner import options_at
+from ollama_herd.core.shares import Shares, work
 from ollama_herd.core.signals import Ask, Priced
-from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
+from ollama_herd.core.turns import Turns
+from ollama_herd.core.waiting import Pending, WaitingRoom
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
-
-LOOKAHEAD = 8
-"""Held requests of one model looked at in a pass (routing study)."""
-
-HELD_LOOKS = 32
-"""Held requests looked at in one pass over several models; the next tick looks further."""
-
-MAX_ROUNDS = 8
-
-STARVED_S = 30.0
-"""A request that waited so long for busy models to make room has its node kept free for it."""
 
 TICK_S = 0.9
 """A little less than the second between ticks, so that jitter skips none."""
@@ -56,10 +47,11 @@ class Scheduler:
         self._room = WaitingRoom()
         self._granted: dict[str, Pending] = {}
         self._twins: set[str] = set()
-        self._running_of: dict[str, int] = {}
+        self._shares = Shares()
         self._fleet = Fleet()
         self._ticked_s = float("-inf")
         self._residency = Residency()
+        self._turns = Turns(settings, self._load, self._room, self._shares, self._grant)
         self._placed = 0
 
     @property
@@ -81,7 +73,11 @@ class Scheduler:
             refused = self._no_place(request, ranking.rejected)
             if refused is not None:
                 return (Refuse(request.request_id, refused),)
-        elif priced[0].starts_now and request.model_key not in self._room.models:
+        elif (
+            priced[0].starts_now
+            and not priced[0].context
+            and request.model_key not in self._room.models
+        ):
             return (self._grant(Pending(request, 0.0), ranking),)
         return self._enqueue(request, priced, now_s)
 
@@ -111,7 +107,8 @@ class Scheduler:
         pending = self._granted.pop(request_id, None)
         if pending is None:
             return ()
-        run = self._end(request_id, outcome, now_s)
+        output = usage.output_tokens if usage is not None else None
+        run = self._end(request_id, outcome, now_s, output)
         if outcome is OutcomeKind.COMPLETED:
             learning.learn(self._load, run, usage, now_s)
             self._load.absolve(run.replica)
@@ -120,7 +117,7 @@ class Scheduler:
         self._fleet = fleet
         if not self._room.pending:
             return ()
-        return self._pass(self._models_on(run.replica, fleet), fleet, now_s)
+        return self._turns.take(self._models_on(run.replica, fleet), fleet, now_s)
 
     def on_retry(
         self, request_id: str, outcome: OutcomeKind, fleet: Fleet, now_s: float
@@ -143,12 +140,12 @@ class Scheduler:
             refused = refusal(RefusalKind.NO_NODE, request, fleet, ranking.rejected)
             return (
                 Refuse(request_id, refused),
-                *self._pass(self._models_on(run.replica, fleet), fleet, now_s),
+                *self._turns.take(self._models_on(run.replica, fleet), fleet, now_s),
             )
         pending.estimate_s = service_s(ranking.priced)
         self._room.add(pending)
         models = {request.model_key, *self._models_on(run.replica, fleet)}
-        return self._pass(models, fleet, now_s)
+        return self._turns.take(models, fleet, now_s)
 
     def on_hedge(self, request_id: str, twin_id: str, fleet: Fleet, now_s: float) -> Grant | None:
         """The request's engine is silent: a second try on another node that can start it now.
@@ -198,7 +195,7 @@ class Scheduler:
         if not self._room.pending:
             return ()
         effects: list[Effect] = list(self._timed_out(fleet, now_s))
-        effects += self._pass(list(self._room.models), fleet, now_s)
+        effects += self._turns.take(list(self._room.models), fleet, now_s)
         return effects
 
     def place(self, fleet: Fleet, now_s: float) -> Sequence[Grant]:
@@ -221,11 +218,13 @@ class Scheduler:
 
     def queue(self, now_s: float) -> QueueView:
         """Who runs and who waits, by replica, with positions and expected waits."""
-        return view(self._load, self._room, self._fleet, self._running_of, now_s)
+        return view(self._load, self._room, self._fleet, self._shares, now_s)
 
     def _refresh(self, fleet: Fleet, now_s: float) -> None:
         self._ticked_s = now_s
         self._load.refresh(fleet, now_s)
+        self._turns.renew(now_s)
+        self._shares.forget(now_s)
 
     def _no_place(
         self, request: InferenceRequest, rejected: tuple[Rejected, ...]
@@ -243,7 +242,7 @@ class Scheduler:
         is_full, waiting = self._limit_reached(request)
         pending = Pending(request, service_s(priced))
         self._room.add(pending)
-        effects = self._pass((request.model_key,), self._fleet, now_s)
+        effects = self._turns.take((request.model_key,), self._fleet, now_s)
         if not is_full or request.request_id not in self._room.pending:
             return effects
         self._room.remove(request.request_id)
@@ -278,11 +277,10 @@ class Scheduler:
         return work_s / max(slots, 1)
 
     def _grant(self, pending: Pending, ranking: Ranking) -> Grant:
-        request = pending.request
+        request_id = pending.request.request_id
         self._start(ranking.ask, ranking.priced[0])
-        self._granted[request.request_id] = pending
-        self._running_of[request.client] = self._running_of.get(request.client, 0) + 1
-        return Grant(request.request_id, explain(ranking))
+        self._granted[request_id] = pending
+        return Grant(request_id, explain(ranking))
 
     def _start(self, ask: Ask, best: Priced) -> None:
         """Take the slot and write down what is expected of it."""
@@ -292,6 +290,7 @@ class Scheduler:
         pace = node.pace
         run = Running(request, replica, now_s)
         ready_s = best.wait + best.load + best.context
+        run.options = options_at(best.place, ask.options)
         run.is_probe = len(replica.running) >= replica.slots
         run.first_due_s = now_s + ready_s + best.prefill
         run.prompt = ask.prompt
@@ -301,7 +300,7 @@ class Scheduler:
         if ask.output:
             run.step_s = best.decode / ask.output / pace.bias_decode
         if best.context or not (replica.is_hot or replica.running):
-            replica.begin_loading(request.load_options, now_s + ready_s, now_s)
+            replica.begin_loading(run.options, now_s + ready_s, now_s)
             run.is_cold = True
         run.is_cache_known = run.is_cold or bool(ask.chain)
         if replica.running:
@@ -310,8 +309,12 @@ class Scheduler:
             replica.mirror.take(ask.chain, replica.slots, request.request_id, now_s)
         node.add_busy(best.prefill + best.decode, replica.slots)
         self._load.start(run, now_s)
+        self._shares.started(request.client, work(run.prompt, run.cached, run.output))
 
-    def _end(self, request_id: str, outcome: OutcomeKind, now_s: float) -> Running:
+    def _end(
+        self, request_id: str, outcome: OutcomeKind, now_s: float, output: float | None = None
+    ) -> Running:
+        """The request left its replica, with so many tokens of answer if that is known."""
         load = self._load
         run = load.running[request_id]
         answered = outcome is OutcomeKind.COMPLETED
@@ -321,12 +324,11 @@ class Scheduler:
         if replica.mirror.slots:
             kept = answered or (outcome is OutcomeKind.CANCELLED and run.first_byte_s >= 0)
             replica.mirror.release(request_id, replica.slots, now_s, kept=kept)
-        client = run.request.client
-        left = self._running_of[client] - 1
-        if left:
-            self._running_of[client] = left
-        else:
-            del self._running_of[client]
+        expected = work(run.prompt, run.cached, run.output)
+        if output is None:
+            output = run.output if answered else run.tokens
+        taken = work(run.prompt, run.cached, output)
+        self._shares.ended(run.request.client, expected, taken, now_s)
         if outcome is OutcomeKind.CLIENT_ERROR and run.is_cold and not replica.running:
             load.doubt(replica)
         if outcome is OutcomeKind.UNREACHABLE:
@@ -369,124 +371,6 @@ class Scheduler:
                 retry_after_s=self._drain_s(request.model_key),
             )
             yield Refuse(request.request_id, refused)
-
-    def _pass(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
-        """Go through the waiting requests of `models`, again while that grants any: each grant
-        changes what another place costs those passed over before it.
-        """
-        effects: list[Effect] = []
-        for _ in range(MAX_ROUNDS):
-            granted = self._round(models, fleet, now_s)
-            effects += granted
-            if not granted or not self._room.pending:
-                break
-        return effects
-
-    def _round(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
-        """Grant the requests whose cheapest place is free, reserve there for the others, so that
-        those behind them see the place taken.
-        """
-        effects: list[Effect] = []
-        looks = {key: LOOKAHEAD for key in models if self._has_room(key, fleet, now_s)}
-        left = HELD_LOOKS
-        held: dict[ReplicaLoad, list[float]] = {}
-        alike: dict[tuple[str, LaneKey], list[Pending]] = {}
-        for pending in self._room.in_order(list(looks), self._running_of, now_s):
-            model_key = pending.request.model_key
-            if model_key not in looks:
-                continue
-            effect = self._look(pending, fleet, held, alike, now_s)
-            if effect is not None:
-                effects.append(effect)
-                is_done = not self._has_room(model_key, fleet, now_s)
-            else:
-                left -= 1
-                looks[model_key] -= 1
-                is_done = not looks[model_key]
-            if is_done:
-                del looks[model_key]
-            if not left or not looks:
-                break
-        return effects
-
-    def _has_room(self, model_key: str, fleet: Fleet, now_s: float) -> bool:
-        """Whether looking is worth while: a free slot somewhere, or nowhere to go at all."""
-        board = self._load.board(model_key, fleet)
-        if board is None or not board.places:
-            return True
-        if any(len(p.load.running) < p.load.slots for p in board.places):
-            return True
-        return self._settings.probe_slots and any(
-            p.replica.slots is None and now_s >= p.load.probe_s for p in board.places
-        )
-
-    def _look(
-        self,
-        pending: Pending,
-        fleet: Fleet,
-        held: dict[ReplicaLoad, list[float]],
-        alike: dict[tuple[str, LaneKey], list[Pending]],
-        now_s: float,
-    ) -> Effect | None:
-        """Grant, refuse, or reserve (None) for one waiting request.
-
-        A request that may start where an older one just like it would rather wait elsewhere
-        changes places with it: among equals the first to come is the first to start.
-        """
-        request = pending.request
-        ask = Ask(request, fleet.nodes, self._load, now_s)
-        ranking = rank(ask, fleet, pending.excluded, held)
-        if not ranking.priced:
-            return self._stranded(pending, fleet, ranking.rejected, now_s)
-        pending.stranded_s = None
-        best = ranking.priced[0]
-        held_alike = alike.setdefault((request.model_key, pending.lane()), [])
-        if best.starts_now:
-            first = next((p for p in held_alike if p.request.prefix == request.prefix), None)
-            if first is not None:
-                held_alike.remove(first)
-                held_alike.append(pending)
-                ask = Ask(first.request, fleet.nodes, self._load, now_s)
-                pending, ranking = first, ranking._replace(ask=ask)
-            self._room.remove(pending.request.request_id)
-            return self._grant(pending, ranking)
-        replica = best.place.load
-        pending.likely = replica.key
-        pending.estimate_s = service_s(ranking.priced)
-        if self._is_probe(best, request, now_s):
-            self._room.remove(request.request_id)
-            return self._grant(pending, ranking)
-        if best.is_blocked and now_s - request.arrived_s > STARVED_S:
-            replica.node.reserve(replica, now_s)
-        ready_s = best.wait + best.load + best.context
-        held_alike.append(pending)
-        held.setdefault(replica, []).append(now_s + ready_s + best.prefill + best.decode)
-        return None
-
-    def _is_probe(self, best: Priced, request: InferenceRequest, now_s: float) -> bool:
-        """Whether to send this request beyond the slots known, which might be too few."""
-        replica = best.place.load
-        return (
-            self._settings.probe_slots
-            and request.stream
-            and not best.context
-            and replica.may_probe(now_s)
-            and min(remaining_times(replica, now_s)) > 1.5 * best.prefill + 0.05
-        )
-
-    def _stranded(
-        self, pending: Pending, fleet: Fleet, rejected: tuple[Rejected, ...], now_s: float
-    ) -> Refuse | None:
-        """No node can take a waiting request any more: give the fleet a moment to come back."""
-        if is_waiting_for_report(rejected):
-            return None
-        if pending.stranded_s is None:
-            pending.stranded_s = now_s
-        if not pending.excluded and now_s - pending.stranded_s < self._settings.no_node_grace_s:
-            return None
-        request = pending.request
-        self._room.remove(request.request_id)
-        return Refuse(request.request_id, refusal(RefusalKind.NO_NODE, request, fleet, rejected))
 
 
 def _is_sound(priced: Priced, silent: Running, now_s: float) -> bool:

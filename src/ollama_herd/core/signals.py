@@ -19,6 +19,7 @@ from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
 from ollama_herd.core.remaining import ends_in_s, remaining_s, remaining_times
 from ollama_herd.core.request import InferenceRequest
+from ollama_herd.core.runner import adopted_context, needs_reload
 
 OTHERS_WEIGHT = 1.5
 CACHE_LOST_WEIGHT = 4.0
@@ -82,6 +83,7 @@ class Priced:
         "history",
         "is_blocked",
         "load",
+        "num_ctx",
         "place",
         "prefill",
         "prefix",
@@ -96,6 +98,7 @@ class Priced:
         self.total = 0.0
         self.starts_now = True
         self.is_blocked = False  # only busy models could make room
+        self.num_ctx = 0  # to be asked for, so as to use the window that is loaded
         self.wait = 0.0
         self.load = 0.0
         self.evict = 0.0
@@ -120,7 +123,7 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         and not held
         and not replica.loading_until_s
         and node.reserved is None
-        and (not (ask.options or replica.options) or not needs_reload(replica, ask))
+        and (not (ask.options or replica.options or place.options) or not needs_reload(place, ask))
     ):
         if not node.in_flight:
             return _price_idle(place, ask)
@@ -200,38 +203,17 @@ def price_any(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     return priced
 
 
-def needs_reload(replica: ReplicaLoad, ask: Ask) -> bool:
-    """Whether the engine would load the model anew for this request's load-time options."""
-    wanted = ask.options
-    if wanted == replica.options or replica.replica.kind is EngineKind.OPENAI:
-        return False
-    # None: loaded by others, most likely with the engine's defaults.
-    asked = dict(wanted)
-    context = asked.pop("num_ctx", None)
-    known = dict(replica.options or ())
-    known_context = known.pop("num_ctx", None)
-    if asked != known and (asked or replica.options is not None):
-        return True
-    if context is None:
-        return known_context is not None
-    trained = replica.replica.model.details.context_length
-    effective = min(int(context), trained) if trained else int(context)
-    if replica.context_length:
-        return effective != replica.context_length
-    return context != known_context
-
-
 def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     """Waiting for a slot, loading, evicting, reloading: what has to happen before the prompt."""
     place = priced.place
     replica, node, now_s = place.load, place.node, ask.now_s
     is_present = replica.is_hot or replica.loading_until_s > 0
-    if is_present and (ask.options or replica.options) and needs_reload(replica, ask):
-        ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
-        priced.wait = max(ends, default=0.0)
-        priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
-        priced.starts_now = not ends and node.loading is None
-        return
+    has_options = is_present and (ask.options or replica.options or place.options)
+    if has_options and needs_reload(place, ask):
+        priced.num_ctx = adopted_context(place, ask)
+        if not priced.num_ctx:
+            _reload(priced, ask, held)
+            return
     ahead = len(replica.running) + len(held) - replica.slots
     if ahead >= 0:
         priced.wait = ends_in_s(replica, held, ahead, now_s)
@@ -253,11 +235,23 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
         priced.starts_now = False
 
 
+def _reload(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
+    """The runner goes, with what it is worth to those who use it as it is, and comes back."""
+    replica, node, now_s = priced.place.load, priced.place.node, ask.now_s
+    ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
+    priced.wait = max(ends, default=0.0)
+    priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
+    priced.evict = _loss(replica, ask)
+    priced.starts_now = not ends and node.loading is None
+
+
 def _yield(priced: Priced, ask: Ask) -> None:
     """Keep out where another model has waited long to be loaded: it goes first."""
     node, now_s = priced.place.node, ask.now_s
     first = node.reserved
-    if first is None or first is priced.place.load or node.reserved_until_s <= now_s:
+    if first is None or node.reserved_until_s <= now_s:
+        return
+    if first is priced.place.load and node.reserved_options == ask.options:
         return
     ends = [rest for other in node.active.values() for rest in remaining_times(other, now_s)]
     priced.wait = max(priced.wait, max(ends, default=0.0) + first.rates.load_s)

@@ -8,7 +8,7 @@ served strictly in order of arrival, so only the heads of lanes compete.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import log
 
@@ -16,9 +16,10 @@ import msgspec
 
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import InferenceRequest, Priority
+from ollama_herd.core.shares import Shares
 
 CLIENT_SHARE = 0.5
-"""Each request a client has running halves-and-more its next one's urgency: 1 / (1 + k/2)."""
+"""The share of a client that uses k usual requests is 1 / (1 + k/2) (routing study)."""
 
 BATCH_PATIENCE_S = 120.0
 """A batch request that waited so long competes as an interactive one."""
@@ -66,11 +67,11 @@ class Pending:
         request = self.request
         return request.priority is Priority.BATCH and now_s - request.arrived_s < BATCH_PATIENCE_S
 
-    def urgency(self, client_running: int, now_s: float) -> float:
-        """Response ratio by client share: the higher the sooner."""
+    def urgency(self, share: float, now_s: float) -> float:
+        """Response ratio by the client's share: the higher the sooner."""
         service_s = self.estimate_s + 1
         waited_s = max(now_s - self.request.arrived_s, 0.0)
-        return (waited_s + service_s) / service_s / (1 + CLIENT_SHARE * client_running)
+        return (waited_s + service_s) / service_s / (1 + CLIENT_SHARE * share)
 
 
 class ModelQueue:
@@ -131,22 +132,20 @@ class WaitingRoom:
             del self.models[queue.model_key]
         return pending
 
-    def listed(self, model_key: str, running: Mapping[str, int], now_s: float) -> list[Pending]:
+    def listed(self, model_key: str, shares: Shares, now_s: float) -> list[Pending]:
         """All waiting requests of a model in the order they would be looked at now."""
 
         def rank(pending: Pending) -> tuple[bool, float, float]:
-            entry = _entry(pending, running, now_s, 0)
+            entry = _entry(pending, shares, now_s, 0)
             return entry[:3]
 
         return sorted(self.models.get(model_key, ()), key=rank)
 
-    def in_order(
-        self, models: Iterable[str], running: Mapping[str, int], now_s: float
-    ) -> Iterator[Pending]:
+    def in_order(self, models: Iterable[str], shares: Shares, now_s: float) -> Iterator[Pending]:
         """Waiting requests of these models, most urgent first.
 
-        Requests may be removed, and `running` (requests in flight by client) may grow, while
-        this iterates: urgency only falls by that, so a popped head is checked once more.
+        Requests may be removed, and shares may grow, while this iterates: urgency only falls by
+        that, so a popped head is checked once more.
         """
         heap: list[tuple[bool, float, float, int, Pending]] = []
         lanes: list[Iterator[Pending]] = []
@@ -156,12 +155,12 @@ class WaitingRoom:
                 continue
             for lane in queue.lanes.values():
                 lanes.append(iter(list(islice(lane.values(), LANE_LOOKS))))
-                heap.append(_entry(next(lanes[-1]), running, now_s, len(lanes) - 1))
+                heap.append(_entry(next(lanes[-1]), shares, now_s, len(lanes) - 1))
         heapq.heapify(heap)
         while heap:
             entry = heap[0]
             pending, number = entry[4], entry[3]
-            fresh = _entry(pending, running, now_s, number)
+            fresh = _entry(pending, shares, now_s, number)
             if fresh[:2] != entry[:2]:
                 heapq.heapreplace(heap, fresh)
                 continue
@@ -170,12 +169,12 @@ class WaitingRoom:
             if following is None:
                 heapq.heappop(heap)
             else:
-                heapq.heapreplace(heap, _entry(following, running, now_s, number))
+                heapq.heapreplace(heap, _entry(following, shares, now_s, number))
 
 
 def _entry(
-    pending: Pending, running: Mapping[str, int], now_s: float, lane: int
+    pending: Pending, shares: Shares, now_s: float, lane: int
 ) -> tuple[bool, float, float, int, Pending]:
     request = pending.request
-    urgency = pending.urgency(running.get(request.client, 0), now_s)
+    urgency = pending.urgency(shares.of(request.client, now_s), now_s)
     return (pending.is_batch(now_s), -urgency, request.arrived_s, lane, pending)

@@ -11,12 +11,14 @@ import msgspec
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError
+from ollama_herd.api.lenient import with_num_ctx
 from ollama_herd.api.parse import ParsedBody
 from ollama_herd.api.translate import LocalAnswer, Translation, replace_model, translate
 from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint as EngineAddress
-from ollama_herd.core.node import EngineKind, Replica
+from ollama_herd.core.node import EngineKind
 from ollama_herd.core.request import Dialect, OutcomeKind, Usage
+from ollama_herd.core.routing import Candidate
 from ollama_herd.router.connection import EngineConnection
 from ollama_herd.router.frames import FrameGate
 from ollama_herd.router.journal import Journal
@@ -272,19 +274,26 @@ class Kept:
 
 
 def prepare_call(
-    endpoint: Endpoint, head: RequestHead, parsed: ParsedBody, replica: Replica, path: bytes = b""
+    endpoint: Endpoint,
+    head: RequestHead,
+    parsed: ParsedBody,
+    candidate: Candidate,
+    path: bytes = b"",
 ) -> Call | LocalAnswer | ApiError:
-    """The call for this replica; an answer or an error when no engine is needed to give it.
+    """The call for this candidate; an answer or an error when no engine is needed to give it.
 
     `path` when another one than the client's is to be called.
     """
-    raw_path = path or head.path
+    replica, raw_path = candidate.replica, path or head.path
     headers: Headers = head.headers
     if parsed.unpacked:
         headers = [(name, value) for name, value in headers if name != b"content-encoding"]
     if replica.kind is EngineKind.OLLAMA:
-        request_head = engine_head(raw_path, headers, replica.endpoint, len(parsed.body))
-        return Call(request_head, parsed.body, endpoint)
+        body = parsed.body
+        if candidate.num_ctx:
+            body = with_num_ctx(endpoint, body, candidate.num_ctx)
+        request_head = engine_head(raw_path, headers, replica.endpoint, len(body))
+        return Call(request_head, body, endpoint)
     if endpoint.translatable and not (
         replica.speaks_anthropic and endpoint.dialect is Dialect.ANTHROPIC
     ):

@@ -124,7 +124,7 @@ class _Sequel:
         if how is None:
             return None, None
         path = how.endpoint.path.encode()
-        call = prepare_call(how.endpoint, exchange.head, how.parsed, replica, path)
+        call = prepare_call(how.endpoint, exchange.head, how.parsed, candidate, path)
         return (how, call) if isinstance(call, Call) else (None, None)
 
     async def _part(

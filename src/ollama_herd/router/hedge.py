@@ -96,7 +96,7 @@ class _Race:
         if decision is None or candidate is None or exchange.parsed is None:
             return
         self._number += 1
-        call = prepare_call(exchange.endpoint, exchange.head, exchange.parsed, candidate.replica)
+        call = prepare_call(exchange.endpoint, exchange.head, exchange.parsed, candidate)
         if not isinstance(call, Call):  # that kind of engine cannot serve it
             parts.dispatcher.lost(lease, OutcomeKind.CLIENT_ERROR, elder.lease)
             self._may_join = False

@@ -150,7 +150,7 @@ async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequ
     while True:
         candidate = _winner(decision)
         journal.begin(decision, candidate)
-        call = prepare_call(exchange.endpoint, exchange.head, parsed, candidate.replica)
+        call = prepare_call(exchange.endpoint, exchange.head, parsed, candidate)
         if isinstance(call, LocalAnswer):
             _answer_locally(exchange, call)
             return
