@@ -65,7 +65,7 @@ def _decision(dice: random.Random, model: str) -> RouteDecision:
             )
         )
     rejected = Rejected(dice.choice(NODES), "ollama-11434", Eliminated.OFFLINE)
-    return RouteDecision(model_key=model, candidates=tuple(candidates), eliminated=(rejected,))
+    return RouteDecision(model, tuple(candidates), (rejected,), 0, 180.0, 812.0)
 
 
 def traces(count: int, span_s: float, decisions: int = 2000) -> Iterator[Trace]:
@@ -126,13 +126,12 @@ def traces(count: int, span_s: float, decisions: int = 2000) -> Iterator[Trace]:
 
 def put_all(store: TraceStore, made: list[Trace]) -> None:
     """As fast as the writer follows, in bursts such as an event loop would make."""
-    reason = "loaded; expected 812 ms; candidates 3"
     done = store.health().written + len(made)
     for start in range(0, len(made), 500):
         while store.health().pending > 5000:
             time.sleep(0.005)
         for trace in made[start : start + 500]:
-            store.put(trace, reason=reason)
+            store.put(trace)
     while store.health().written < done:
         time.sleep(0.01)
 

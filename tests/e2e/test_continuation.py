@@ -186,6 +186,9 @@ def test_the_trace_names_both_nodes(pair: Pair) -> None:
     one = pair.herd.call("GET", f"/dashboard/api/traces/{trace['request_id']}")
     assert b'"truncated"' in one.body
     assert b'"completed"' in one.body
+    decisions = [*one.json()["earlier"], one.json()["decision"]]
+    went_to = [decision["candidates"][0]["node_id"] for decision in decisions]
+    assert went_to == [attempt["node_id"] for attempt in one.json()["attempts"]]
 
 
 def test_one_text_in_a_long_answer(pair: Pair) -> None:

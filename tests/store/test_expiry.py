@@ -65,6 +65,23 @@ def test_the_newest_rows_are_kept(database: Database, capsys: pytest.CaptureFixt
     assert "too_many=60" in capsys.readouterr().out
 
 
+def test_the_newest_rows_that_take_so_many_bytes_are_kept(database: Database) -> None:
+    """About: the whole file is shared out among the traces."""
+    fill(database, [float(n) for n in range(1000, 0, -1)])
+    store = open_traces(database, Retention(days=0, max_rows=0, max_bytes=350_000))
+    wait_until(lambda: 0 < count(database) < 1000)
+    newest = store.recent(limit=1)[0].request_id
+    store.close(timeout_s=60)
+    left = count(database)
+    assert newest == "old-1.0"
+    assert 100 < left < 1000
+    again = open_traces(database, Retention(days=0, max_rows=0, max_bytes=1_000_000))
+    again.put(samples.trace(started_s=now_s()))
+    wait_until(lambda: again.health().written == 1)
+    again.close(timeout_s=60)
+    assert count(database) == left + 1
+
+
 def test_both_limits_together(database: Database) -> None:
     fill(database, [*(DAY_S * 3 + n for n in range(50)), *(float(n) for n in range(1, 61))])
     store = open_traces(database, Retention(days=2, max_rows=45))

@@ -26,23 +26,21 @@ KEYS = ("", "laptop")
 COUNT = 400
 
 
-def some_traces() -> Iterator[tuple[Trace, str]]:
+def some_traces() -> Iterator[Trace]:
     """Every combination turns up; four traces begin in the same instant."""
     for n in range(COUNT):
         model = MODELS[n % 3]
-        yield (
-            samples.trace(
-                request_id=f"q-{n}",
-                started_s=samples.START_S + (n * 37 % COUNT) // 4,
-                client=CLIENTS[n % 2],
-                model=model or "asked:latest",
-                model_served=model,
-                node_id=NODES[n // 3 % 3],
-                status=STATUSES[n // 2 % 8],
-                error=ERRORS[n // 5 % 4],
-                tags=TAGS[n // 7 % 4],
-            ),
-            KEYS[n // 11 % 2],
+        yield samples.trace(
+            request_id=f"q-{n}",
+            started_s=samples.START_S + (n * 37 % COUNT) // 4,
+            client=CLIENTS[n % 2],
+            model=model or "asked:latest",
+            model_served=model,
+            node_id=NODES[n // 3 % 3],
+            status=STATUSES[n // 2 % 8],
+            error=ERRORS[n // 5 % 4],
+            tags=TAGS[n // 7 % 4],
+            key_name=KEYS[n // 11 % 2],
         )
 
 
@@ -55,22 +53,22 @@ def filled(
     else:
         database = Database(request.getfixturevalue("postgres_server").new_database())
     store = open_traces(database, KEEP_ALL)
-    for trace, key_name in some_traces():
-        store.put(trace, key_name=key_name)
+    for trace in some_traces():
+        store.put(trace)
     wait_until(lambda: store.health().written == COUNT)
     yield store
     store.close()
     database.close()
 
 
-def matches(trace: Trace, key_name: str, wanted: TraceFilter) -> bool:
+def matches(trace: Trace, wanted: TraceFilter) -> bool:
     checks = (
         wanted.from_s is None or trace.started_s >= wanted.from_s,
         wanted.until_s is None or trace.started_s < wanted.until_s,
         wanted.model in {"", trace.model_served or trace.request.model_key},
         wanted.node_id in {"", trace.node_id},
         wanted.client in {"", trace.request.client},
-        wanted.key_name in {"", key_name},
+        wanted.key_name in {"", trace.key_name},
         wanted.status is None or is_of(trace, wanted.status),
         not wanted.tag or wanted.tag in trace.tags,
         wanted.error.lower() in trace.error,
@@ -115,12 +113,8 @@ def test_pages_hold_what_matches_newest_first(
     filled: TraceStore, wanted: TraceFilter, page: int
 ) -> None:
     put = list(enumerate(some_traces()))
-    newest_first = sorted(put, key=lambda item: (item[1][0].started_s, item[0]), reverse=True)
-    expected = [
-        trace.request.request_id
-        for _, (trace, key_name) in newest_first
-        if matches(trace, key_name, wanted)
-    ]
+    newest_first = sorted(put, key=lambda item: (item[1].started_s, item[0]), reverse=True)
+    expected = [trace.request.request_id for _, trace in newest_first if matches(trace, wanted)]
     found: list[str] = []
     before = ""
     while True:
@@ -156,7 +150,7 @@ def test_every_filter_walks_an_index(tmp_path: Path) -> None:
     """A table scan would read a gigabyte where the index has thirty megabytes."""
     database = Database(tmp_path)
     store = open_traces(database, KEEP_ALL)
-    store.put(samples.trace(error="engine_error", tags=("t",)), key_name="k")
+    store.put(samples.trace(error="engine_error", tags=("t",), key_name="k"))
     wait_until(lambda: store.health().written == 1)
     plans: list[Any] = []
     with database.transaction() as connection:

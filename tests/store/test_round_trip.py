@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ollama_herd.core.node import Node
-from ollama_herd.core.request import Attempt
-from ollama_herd.core.routing import Cost, Rejected
+from ollama_herd.core.request import Attempt, OutcomeKind, Refusal, RefusalKind
+from ollama_herd.core.routing import Cost, Eliminated, Rejected, RouteDecision
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import LABEL_CHARS, stored_text, tags_of, tags_text
@@ -20,10 +20,10 @@ from tests.store import samples
 from tests.store.waiting import wait_until
 
 
-def stored(store: TraceStore, *put: Trace, **beside) -> list[StoredTrace]:
+def stored(store: TraceStore, *put: Trace) -> list[StoredTrace]:
     done = store.health().written + len(put)
     for trace in put:
-        store.put(trace, **beside)
+        store.put(trace)
     wait_until(lambda: store.health().written == done)
     found = [store.get(trace.request.request_id) for trace in put]
     return [trace for trace in found if trace is not None]
@@ -100,17 +100,54 @@ def as_float32(term: float) -> float:
     return array("f", [term])[0]
 
 
-def test_what_is_known_beside_a_trace(store: TraceStore) -> None:
-    kept = stored(
-        store,
-        samples.trace(),
-        key_name="laptop",
-        reason="loaded; expected 812 ms",
-        predicted_ttft_ms=90.0,
-        predicted_total_ms=812.5,
-    )[0]
-    assert (kept.key_name, kept.reason) == ("laptop", "loaded; expected 812 ms")
-    assert (kept.predicted_ttft_ms, kept.predicted_total_ms) == (90.0, 812.5)
+def decided(node_id: str, first_token_ms: float, answer_ms: float) -> RouteDecision:
+    offered = samples.candidate("m", node_id)
+    return RouteDecision("m", (offered,), first_token_ms=first_token_ms, answer_ms=answer_ms)
+
+
+def test_the_reason_and_the_prediction_are_those_of_the_decision(store: TraceStore) -> None:
+    put = samples.trace(key_name="laptop", decision=decided("node-a", 90.0, 812.5))
+    refused = samples.trace(
+        decision=RouteDecision("m", (), (Rejected("node-a", "ollama", Eliminated.OFFLINE),)),
+        attempts=(),
+        refusal=Refusal(RefusalKind.NO_NODE, "m is on node-a, which is offline"),
+    )
+    kept, nowhere = stored(store, put, refused)
+    assert (kept.key_name, kept.reason) == ("laptop", "loaded; expected 813 ms; candidates 1")
+    assert (kept.predicted_ttft_ms, kept.predicted_total_ms) == (90.25, 812.75)
+    assert nowhere.reason == "m is on node-a, which is offline"
+    assert nowhere.decision is not None
+    assert [one.reason for one in nowhere.decision.eliminated] == ["offline"]
+    assert nowhere.predicted_ttft_ms is None
+
+
+def test_each_attempt_keeps_its_decision(store: TraceStore) -> None:
+    """The prediction is that of the attempt whose first byte the client got."""
+    put = samples.trace(
+        earlier=(decided("node-a", 10.0, 20.0), decided("node-b", 30.0, 40.0)),
+        decision=decided("node-c", 50.0, 60.0),
+        attempts=(
+            samples.attempt(OutcomeKind.UNREACHABLE, first_byte_ms=-1.0, started_ms=1.0),
+            samples.attempt(OutcomeKind.TRUNCATED, node_id="node-b", started_ms=100.0),
+            samples.attempt(node_id="node-c", started_ms=1000.0),
+        ),
+    )
+    none_answered = samples.trace(
+        earlier=(decided("node-a", 10.0, 20.0),),
+        decision=decided("node-b", 30.0, 40.0),
+        attempts=(
+            samples.attempt(OutcomeKind.UNREACHABLE, first_byte_ms=-1.0, started_ms=1.0),
+            samples.attempt(
+                OutcomeKind.UNREACHABLE, node_id="node-b", first_byte_ms=-1.0, started_ms=5.0
+            ),
+        ),
+    )
+    kept, failed = stored(store, put, none_answered)
+    assert [d.candidates[0].node_id for d in kept.earlier] == ["node-a", "node-b"]
+    assert kept.decision is not None
+    assert kept.decision.candidates[0].node_id == "node-c"
+    assert (kept.predicted_ttft_ms, kept.predicted_total_ms) == (130.0, 140.0)
+    assert (failed.predicted_ttft_ms, failed.predicted_total_ms) == (35.0, 45.0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +163,7 @@ def test_text_a_database_refuses_costs_no_trace(store: TraceStore, text: str) ->
     odd_detail = samples.trace(attempts=(samples.attempt(detail=text),))
     put = (before, hostile, odd_id, odd_detail, after)
     for trace in put:
-        store.put(trace, reason=text[:100])
+        store.put(trace)
     wait_until(lambda: store.health().written == len(put))
     assert store.health().dropped == 0
     kept = store.get(hostile.request.request_id)

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -62,9 +63,35 @@ def test_fleet_is_that_of_the_fleet_status(herd: Herd) -> None:
     assert [n["name"] for n in ours["nodes"]] == [n["name"] for n in herd.status()["nodes"]]
 
 
+def test_tags_are_kept_and_filtered(herd: Herd) -> None:
+    """From the header, and from what OpenAI's clients send."""
+    told = {"user": "ann", "metadata": {"team": "search"}, "messages": []}
+    labels = {"X-Herd-Tags": "nightly, a b"}
+    for model, body, headers in (
+        ("tag-1", {}, labels),
+        ("tag-2", {**told, "messages": [{"role": "user", "content": "x"}]}, None),
+    ):
+        path = "/v1/chat/completions" if body else "/api/generate"
+        assert herd.call("POST", path, {"model": model, **body}, headers).status == 404
+    for tag, model in (("nightly", "tag-1"), ("a b", "tag-1"), ("user=ann", "tag-2")):
+        query = f"?tag={quote(tag)}"
+        wait_until(lambda q=query: traces(herd, q)["traces"] != [], 10, f"the trace of {tag}")
+        assert [t["model_asked"] for t in traces(herd, query)["traces"]] == [model]
+    assert traces(herd, "?tag=team%3Dsearch")["traces"][0]["tags"] == ["user=ann", "team=search"]
+    assert traces(herd, "?tag=night")["traces"] == []
+
+
+def test_a_prediction_stands_beside_what_came(herd: Herd) -> None:
+    row = traces(herd, "?status=ok")["traces"][0]
+    one = herd.call("GET", f"/dashboard/api/traces/{row['request_id']}").json()
+    assert 0 < one["predicted_ttft_ms"] <= one["predicted_total_ms"]
+    assert one["reason"].endswith(f"candidates {one['decision']['candidate_count']}")
+    assert one["earlier"] == []
+
+
 def test_traces_are_filtered_and_paged(herd: Herd) -> None:
     assert [t["status"] for t in traces(herd, "?status=ok")["traces"]] == [200]
-    assert [t["status"] for t in traces(herd, "?status=client_error")["traces"]] == [404]
+    assert {t["status"] for t in traces(herd, "?status=client_error")["traces"]} == {404}
     assert len(traces(herd, "?model=qwen3:32b")["traces"]) == 1
     served = traces(herd, "?status=ok")["traces"][0]
     name = next(n["name"] for n in herd.status()["nodes"] if n["node_id"] == served["node_id"])
@@ -72,7 +99,7 @@ def test_traces_are_filtered_and_paged(herd: Herd) -> None:
     assert traces(herd, "?client=10.9.8.7")["traces"] == []
     assert traces(herd, "?until=5")["traces"] == []
     first = traces(herd, "?limit=1")
-    second = traces(herd, f"?limit=1&before={first['next']}")
+    second = traces(herd, f"?limit=100&before={first['next']}")
     ids = [page["traces"][0]["request_id"] for page in (first, second)]
     assert len(set(ids)) == 2
     assert second["next"] == ""

@@ -28,6 +28,7 @@ from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError, bad_body, missing_model
 from ollama_herd.api.lenient import read_leniently, without_member
 from ollama_herd.api.media import text_bytes
+from ollama_herd.api.wishes import body_tags
 from ollama_herd.api.zstd import unpack_zstd
 from ollama_herd.core.prefix import BLOCK_BYTES, MAX_BLOCKS, block_chain
 from ollama_herd.core.request import Dialect, Kind
@@ -49,7 +50,8 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     `max_tokens` is the client's bound on the answer, None without one. `load_options` are sorted.
     `think` is as asked: None, a boolean or a level. `unpacked` says that `body` is plain though
     the client sent it with a Content-Encoding: that header must not go on. `prefix` are hashes of
-    the prompt's blocks (`core.prefix.block_chain`); they are good in this process only.
+    the prompt's blocks (`core.prefix.block_chain`); they are good in this process only. `tags` are
+    what the body says it belongs to (`api.wishes`).
     """
 
     model: str
@@ -69,6 +71,7 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     fallback_models: tuple[str, ...] = ()
     unpacked: bool = False
     prefix: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 def read_request(
@@ -236,6 +239,9 @@ def _openai(
         prefix=()
         if has_images or endpoint.kind is Kind.EMBED
         else _prefix(fields.tools, fields.instructions, text),
+        tags=body_tags(fields.user, fields.metadata)
+        if len(fields.user) or len(fields.metadata)
+        else (),
     )
 
 
@@ -264,6 +270,7 @@ def _read_anthropic(
         has_images=has_images,
         think=(fields.thinking is not None and fields.thinking.type == "enabled") or None,
         prefix=() if has_images else _prefix(fields.tools, fields.system, fields.messages),
+        tags=body_tags(None, fields.metadata) if len(fields.metadata) else (),
     )
 
 

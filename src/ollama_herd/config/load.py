@@ -172,4 +172,5 @@ def _explain(
     place = f"{origin.where}: {name}" if origin.source is Source.FILE else origin.where
     default = default_text(field)
     meaning = f"{field.description}; default {default}" if default else str(field.description)
-    return f"{place} = {values[name]!r} is not valid: {reason} ({meaning})"
+    shown = repr(values[name]) if field.repr else "(secret)"
+    return f"{place} = {shown} is not valid: {reason} ({meaning})"

@@ -124,11 +124,21 @@ def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     return networks
 
 
+def _as_database(value: object) -> object:
+    """Only the kind is looked at here; the message never repeats the value, which is a secret."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    if not value.strip().startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
+        raise ValueError("it should be postgresql://user:password@host:5432/database")
+    return value.strip()
+
+
 Words = NoDecode, BeforeValidator(_as_words)
 Home = Annotated[Path, BeforeValidator(_as_home)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+DatabaseUrl = Annotated[str, BeforeValidator(_as_database)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 
 DEFAULT_HOME = Path("~/.ollama-herd")
@@ -240,6 +250,14 @@ class RouterSettings(Settings):
     traces: bool = Field(default=True, description="keep a trace (no text) of each request")
     trace_retention_days: Count = Field(default=30, description="days a trace is kept")
     trace_max_rows: Count = Field(default=2_000_000, description="traces kept at most")
+    trace_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=2 * 2**30, description="bytes that traces may take on disk; 0 is no limit"
+    )
+    database_url: DatabaseUrl = Field(
+        default="",
+        repr=False,  # it holds a password
+        description="PostgreSQL to keep everything in, instead of herd.db in the home folder",
+    )
 
 
 class NodeSettings(Settings):

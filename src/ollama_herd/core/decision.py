@@ -68,13 +68,17 @@ class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     """Candidates by rising cost, and everything that was left out with its reason.
 
     Log, trace, header and dashboard render this value. `more` counts candidates that were not
-    priced in full, because a rough estimate put 64 others before them.
+    priced in full, because a rough estimate put 64 others before them. `first_token_ms` and
+    `answer_ms` are what the winner's first token and whole answer are predicted to take from the
+    decision on; -1 without a winner.
     """
 
     model_key: str
     candidates: tuple[Candidate, ...]
     eliminated: tuple[Rejected, ...] = ()
     more: int = 0
+    first_token_ms: float = -1.0
+    answer_ms: float = -1.0
 
     @property
     def winner(self) -> Candidate | None:

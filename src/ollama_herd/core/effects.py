@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ollama_herd.core.decision import RouteDecision
+from ollama_herd.core.decision import Rejected, RouteDecision
 from ollama_herd.core.request import Refusal
 
 
@@ -14,10 +14,11 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refuse(msgspec.Struct, frozen=True, gc=False):
-    """The request will not be placed."""
+    """The request will not be placed; `rejected` are the places that could not take it."""
 
     request_id: str
     refusal: Refusal
+    rejected: tuple[Rejected, ...] = ()
 
 
 Effect = Grant | Refuse

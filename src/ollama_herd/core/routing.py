@@ -181,8 +181,20 @@ def _working(
 
 def explain(ranking: Ranking) -> RouteDecision:
     """Freeze a ranking."""
-    candidates = tuple([_candidate(p) for p in ranking.priced])
-    return RouteDecision(ranking.ask.request.model_key, candidates, ranking.rejected, ranking.more)
+    priced = ranking.priced
+    model_key = ranking.ask.request.model_key
+    if not priced:
+        return RouteDecision(model_key, (), ranking.rejected, ranking.more)
+    best = priced[0]
+    first_s = best.wait + best.load + best.context + best.prefill
+    return RouteDecision(
+        model_key,
+        tuple([_candidate(p) for p in priced]),
+        ranking.rejected,
+        ranking.more,
+        1e3 * first_s,
+        1e3 * (first_s + best.decode),
+    )
 
 
 def _candidate(p: Priced) -> Candidate:

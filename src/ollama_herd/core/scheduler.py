@@ -72,7 +72,7 @@ class Scheduler:
         if not priced:
             refused = self._no_place(request, ranking.rejected)
             if refused is not None:
-                return (Refuse(request.request_id, refused),)
+                return (Refuse(request.request_id, refused, ranking.rejected),)
         elif (
             priced[0].starts_now
             and not priced[0].context
@@ -139,7 +139,7 @@ class Scheduler:
         if not ranking.priced and not is_waiting_for_report(ranking.rejected):
             refused = refusal(RefusalKind.NO_NODE, request, fleet, ranking.rejected)
             return (
-                Refuse(request_id, refused),
+                Refuse(request_id, refused, ranking.rejected),
                 *self._turns.take(self._models_on(run.replica, fleet), fleet, now_s),
             )
         pending.estimate_s = service_s(ranking.priced)

@@ -10,7 +10,8 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     """One row of the trace store. `started_s` is seconds since 1970, durations are ms.
 
     Exactly one trace is written for each request, however it ended. `status` is what the client
-    got (499: it left before a status was sent). `error` is a stable code or "".
+    got (499: it left before a status was sent). `error` is a stable code or "". `decision` is that
+    of the last attempt, `earlier` are those of the attempts before it, in their order.
     """
 
     request: InferenceRequest
@@ -27,3 +28,5 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     model_served: str = ""
     node_id: str = ""
     tags: tuple[str, ...] = ()
+    key_name: str = ""  # of the client's API key
+    earlier: tuple[RouteDecision, ...] = ()

@@ -224,4 +224,5 @@ class Turns:
             return None
         request = pending.request
         self._room.remove(request.request_id)
-        return Refuse(request.request_id, refusal(RefusalKind.NO_NODE, request, fleet, rejected))
+        refused = refusal(RefusalKind.NO_NODE, request, fleet, rejected)
+        return Refuse(request.request_id, refused, rejected)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from ollama_herd.clock import monotonic_s
+from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Replica
@@ -20,11 +21,14 @@ _NOTHING_EXPECTED = Expectation(0.0)
 
 
 class Refused(Exception):  # noqa: N818 - an answer to a client, not a defect
-    """The scheduler will not place the request; `refusal` tells the client why."""
+    """The scheduler will not place the request; `refusal` tells the client why, `rejected` which
+    places could not take it.
+    """
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, rejected: tuple[Rejected, ...] = ()) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
+        self.rejected = rejected
 
 
 class Dispatcher:
@@ -113,7 +117,7 @@ class Dispatcher:
         if mine is not None:
             if isinstance(mine, Grant):
                 return mine.decision
-            raise Refused(mine.refusal)
+            raise Refused(mine.refusal, mine.rejected)
         future: asyncio.Future[RouteDecision] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         try:
@@ -132,4 +136,4 @@ class Dispatcher:
         if isinstance(effect, Grant):
             future.set_result(effect.decision)
         else:
-            future.set_exception(Refused(effect.refusal))
+            future.set_exception(Refused(effect.refusal, effect.rejected))

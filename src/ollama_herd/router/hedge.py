@@ -101,6 +101,7 @@ class _Race:
             parts.dispatcher.lost(lease, OutcomeKind.CLIENT_ERROR, elder.lease)
             self._may_join = False
             return
+        journal.begin_beside(decision)
         younger = Contender(lease, decision, candidate, call, journal.since_ms())
         self._patient_until_s = monotonic_s() + exchange.first_byte_patience_s(lease)
         address = candidate.replica.endpoint

@@ -9,7 +9,7 @@ from ollama_herd.core.request import (
     Refusal,
     Usage,
 )
-from ollama_herd.core.routing import Candidate, RouteDecision
+from ollama_herd.core.routing import Candidate, Rejected, RouteDecision
 from ollama_herd.core.trace import Trace
 
 CLIENT_LEFT = 499
@@ -25,8 +25,10 @@ class Journal:
         "arrived_s",
         "attempts",
         "decision",
+        "earlier",
         "error",
         "first_byte_ms",
+        "key_name",
         "queue_ms",
         "refusal",
         "request",
@@ -41,7 +43,8 @@ class Journal:
         self.request_id = request_id
         self.arrived_s = monotonic_s()
         self.request: InferenceRequest | None = None  # until its body has been read
-        self.decision: RouteDecision | None = None
+        self.decision: RouteDecision | None = None  # of the attempt under way, else the last one
+        self.earlier: tuple[RouteDecision, ...] = ()  # of the other attempts
         self.attempts: list[Attempt] = []
         self.queue_ms = 0.0
         self.ttft_ms = -1.0  # of the answer
@@ -51,6 +54,7 @@ class Journal:
         self.usage: Usage | None = None
         self.refusal: Refusal | None = None
         self.tags: tuple[str, ...] = ()
+        self.key_name = ""  # of the client's API key
         self._candidate: Candidate | None = None
         self._attempt_ms = 0.0
 
@@ -59,6 +63,8 @@ class Journal:
 
     def begin(self, decision: RouteDecision, candidate: Candidate) -> None:
         """An attempt starts on the decision's winner."""
+        if self.decision is not None:
+            self.earlier = (*self.earlier, self.decision)
         self.decision = decision
         self._candidate = candidate
         self._attempt_ms = self.since_ms()
@@ -68,9 +74,22 @@ class Journal:
 
     def go_on_with(self, decision: RouteDecision, candidate: Candidate, started_ms: float) -> None:
         """Of two attempts at once this one is left: it is the one under way from now on."""
+        before = self.decision
+        if before is not None and before is not decision:
+            self.earlier = (*(d for d in self.earlier if d is not decision), before)
         self.decision = decision
         self._candidate = candidate
         self._attempt_ms = started_ms
+
+    def begin_beside(self, decision: RouteDecision) -> None:
+        """A second attempt starts beside the one under way."""
+        self.earlier = (*self.earlier, decision)
+
+    def refused(self, refusal: Refusal, rejected: tuple[Rejected, ...]) -> None:
+        """No attempt is made: which places there were, and why none can take the request."""
+        self.refusal = refusal
+        if self.decision is None and self.request is not None and rejected:
+            self.decision = RouteDecision(self.request.model_key, (), rejected)
 
     def first_byte(self) -> None:
         """The attempt under way brought its first byte."""
@@ -171,4 +190,6 @@ class Journal:
             model_served=last.model if last else "",
             node_id=last.node_id if last else "",
             tags=self.tags,
+            key_name=self.key_name,
+            earlier=self.earlier,
         )

@@ -42,7 +42,7 @@ class Memory:
 
     def __init__(self, settings: RouterSettings) -> None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._database = Database(settings.home)
+        self._database = Database(settings.database_url or settings.home)
         self._fleet_store = FleetStore(self._database)
         self._traces: TraceStore | None = None
         self._settings = settings
@@ -137,7 +137,9 @@ class Memory:
 
     def _retention(self) -> Retention:
         return Retention(
-            days=self._settings.trace_retention_days, max_rows=self._settings.trace_max_rows
+            days=self._settings.trace_retention_days,
+            max_rows=self._settings.trace_max_rows,
+            max_bytes=self._settings.trace_max_bytes,
         )
 
 

@@ -117,6 +117,7 @@ class TraceView(msgspec.Struct, frozen=True):
     decision: DecisionView | None
     attempts: tuple[Attempt, ...]
     refusal: RefusalView | None
+    earlier: tuple[DecisionView, ...]  # of the attempts before the last one
 
 
 class TracePage(msgspec.Struct, frozen=True):
@@ -217,20 +218,21 @@ def _row(trace: StoredTrace) -> TraceRow:
 def _view(trace: StoredTrace) -> TraceView:
     return TraceView(
         row=_row(trace),
-        decision=_decision(trace.decision),
+        decision=None if trace.decision is None else _decision(trace.decision),
         refusal=_refusal(trace.refusal),
+        earlier=tuple(map(_decision, trace.earlier)),
         **{name: getattr(trace, name) for name in _SAME},
     )
 
 
 _SAME = tuple(
-    name for name in TraceView.__struct_fields__ if name not in {"row", "decision", "refusal"}
+    name
+    for name in TraceView.__struct_fields__
+    if name not in {"row", "decision", "refusal", "earlier"}
 )
 
 
-def _decision(decision: StoredDecision | None) -> DecisionView | None:
-    if decision is None:
-        return None
+def _decision(decision: StoredDecision) -> DecisionView:
     return DecisionView(
         model_key=decision.model_key,
         candidates=tuple(

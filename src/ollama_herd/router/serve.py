@@ -15,6 +15,7 @@ from ollama_herd.api.errors import ApiError, attempts_failed, refused, render
 from ollama_herd.api.parse import ParsedBody, read_request
 from ollama_herd.api.tail import Tail, read_tail
 from ollama_herd.api.translate import ENGINE_LACKS_FEATURE, LocalAnswer, replace_model
+from ollama_herd.api.wishes import priority_of
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import Replica
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority, RefusalKind
@@ -59,12 +60,13 @@ async def serve(
         if isinstance(parsed, ApiError):
             exchange.refuse(parsed)
             return
+        journal.tags += parsed.tags
         journal.request = _request(exchange, parsed)
         if parsed.is_unload and await _unload(exchange, parsed, journal.request.model_key):
             return
         await _answer_or_fall_back(exchange, parsed, journal.request)
     except Refused as refusal:
-        journal.refusal = refusal.refusal
+        journal.refused(refusal.refusal, refusal.rejected)
         exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
     except Exhausted as exhausted:
         _pass_on_failure(exchange, exhausted.held)
@@ -305,7 +307,7 @@ def _winner(decision: RouteDecision) -> Candidate:
 
 
 def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
-    endpoint = exchange.endpoint
+    endpoint, head = exchange.endpoint, exchange.head
     return InferenceRequest(
         request_id=exchange.request_id,
         model=parsed.model,
@@ -318,16 +320,9 @@ def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
         prompt_tokens=parsed.prompt_tokens,
         max_tokens=parsed.max_tokens,
         load_options=parsed.load_options,
-        client=exchange.head.client,
-        priority=_priority(exchange.head),
+        client=head.client,
+        priority=priority_of(head.headers) if head.has_wishes else Priority.INTERACTIVE,
         fallback_models=parsed.fallback_models,
         is_load_only=parsed.is_load_only,
         prefix=parsed.prefix,
     )
-
-
-def _priority(head: RequestHead) -> Priority:
-    for name, value in head.headers:
-        if name == b"x-herd-priority" and value.strip().lower() == b"batch":
-            return Priority.BATCH
-    return Priority.INTERACTIVE

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, body_timeout, body_too_large
+from ollama_herd.api.wishes import FOR_THE_HERD
 from ollama_herd.router.reply import Headers, Source
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.wire import Limits, RequestHead
@@ -146,4 +147,5 @@ def request_head(request: web.Request) -> RequestHead:
     head.path = request.raw_path.encode()
     head.encoding = request.headers.get("Content-Encoding", "").strip().lower()
     head.headers = [(name.lower(), value) for name, value in request.raw_headers]
+    head.has_wishes = any(name in FOR_THE_HERD for name, _ in head.headers)
     return head

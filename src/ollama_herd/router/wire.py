@@ -15,6 +15,7 @@ import structlog
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, render
+from ollama_herd.api.wishes import FOR_THE_HERD
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.request import Dialect
 from ollama_herd.router.reply import STATUS_LINES, Headers, Source, answer
@@ -31,12 +32,13 @@ CHECKED_FIRST_BYTES = 65536
 _log = structlog.get_logger(__name__)
 
 _HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+_NOTED = _HANDED_OVER | FOR_THE_HERD
 
 
 class RequestHead:
     """Path, headers and client of one request, as far as the request path needs them."""
 
-    __slots__ = ("client", "encoding", "headers", "length", "odd", "path")
+    __slots__ = ("client", "encoding", "has_wishes", "headers", "length", "odd", "path")
 
     def __init__(self, client: str) -> None:
         self.client = client
@@ -45,6 +47,7 @@ class RequestHead:
         self.length = 0
         self.encoding = ""
         self.odd = False
+        self.has_wishes = False  # headers that are meant for the herd
 
     # httptools callbacks
     def on_url(self, url: bytes) -> None:
@@ -56,8 +59,11 @@ class RequestHead:
             self.length = int(value)
         elif lower == b"content-encoding":
             self.encoding = value.decode("latin-1").strip().lower()
-        elif lower in _HANDED_OVER:
-            self.odd = True
+        elif lower in _NOTED:
+            if lower in FOR_THE_HERD:
+                self.has_wishes = True
+            else:
+                self.odd = True
         self.headers.append((lower, value))
 
 

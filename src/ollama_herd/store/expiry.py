@@ -5,7 +5,7 @@ One step deletes few rows in one short transaction, so new traces never wait lon
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, Engine, delete, func, select, union
+from sqlalchemy import Connection, Engine, delete, func, select, text, union
 
 from ollama_herd.clock import now_s
 from ollama_herd.store.schema import labels, traces, trend_ttfts, trends
@@ -19,6 +19,12 @@ MINUTE_TRENDS_S = 2 * 86400.0
 HOUR_TRENDS_S = 400 * 86400.0
 """A year and a month, to compare with the year before. Counts only: a few MB a year."""
 
+SAMPLED_ROWS = 1000
+"""PostgreSQL's files do not tell how much of them is in use; so many rows tell their own size."""
+
+INDEX_BYTES = 120
+"""A trace's entries in both indexes of PostgreSQL (measured: 118)."""
+
 PRUNED_LABELS = 10_000
 """Below so many labels (about 1 MB) it is not worth reading all traces to find unused ones."""
 
@@ -26,13 +32,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What to keep: traces younger than `days`, and the newest `max_rows`; 0 sets no such limit.
+    """What to keep: traces younger than `days`, and the newest `max_rows` of them that take no more
+    than `max_bytes` on disk, about; 0 sets no such limit.
 
     Trends by the hour are kept for HOUR_TRENDS_S or `days`, whichever is longer.
     """
 
     days: float = 30.0
     max_rows: int = 2_000_000
+    max_bytes: int = 0
 
 
 class Expiry:
@@ -55,8 +63,9 @@ class Expiry:
                 aged = connection.execute(
                     select(func.count()).where(traces.c.started_at < self._oldest_s)
                 ).scalar_one()
-            if self._retention.max_rows > 0:
-                self._excess = max(0, total - aged - self._retention.max_rows)
+            most = self._most_rows(connection, total)
+            if most is not None:
+                self._excess = max(0, total - aged - most)
             self._delete_old_trends(connection)
         if aged or self._excess:
             _log.info(
@@ -64,9 +73,18 @@ class Expiry:
                 older_than_days=self._retention.days,
                 too_old=aged,
                 max_rows=self._retention.max_rows,
+                max_bytes=self._retention.max_bytes,
                 too_many=self._excess,
                 kept=total - aged - self._excess,
             )
+
+    def _most_rows(self, connection: Connection, total: int) -> int | None:
+        """How many traces may be kept, None when there is no limit."""
+        retention = self._retention
+        limits = [retention.max_rows] if retention.max_rows > 0 else []
+        if retention.max_bytes > 0 and total:
+            limits.append(int(retention.max_bytes / _row_bytes(connection, total)))
+        return min(limits, default=None)
 
     def step(self) -> bool:
         """Delete a few rows; False when nothing is left to do. Raises SQLAlchemyError."""
@@ -129,6 +147,25 @@ class Expiry:
             used = union(*(select(column) for column in columns))
             connection.execute(delete(labels).where(labels.c.id.not_in(used)))
         return True
+
+
+def _row_bytes(connection: Connection, total: int) -> float:
+    """What a trace takes on disk on average, its part of indexes included.
+
+    Space that deleted traces leave is used again and does not count, so that a limit which was met
+    is not met again by the same file.
+    """
+    if connection.dialect.name == "sqlite":
+        free, pages, page_bytes = (
+            connection.execute(text(f"PRAGMA {name}")).scalar_one()
+            for name in ("freelist_count", "page_count", "page_size")
+        )
+        return max(1.0, float((pages - free) * page_bytes) / total)
+    query = text(
+        "SELECT avg(pg_column_size(newest.*)) FROM "
+        "(SELECT * FROM traces ORDER BY id DESC LIMIT :rows) AS newest"
+    ).bindparams(rows=SAMPLED_ROWS)
+    return float(connection.execute(query).scalar() or 0) + INDEX_BYTES
 
 
 def _delete_oldest(connection: Connection, count: int) -> int:

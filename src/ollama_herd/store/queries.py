@@ -19,7 +19,7 @@ from ollama_herd.store.labels import (
 )
 from ollama_herd.store.record import read_record
 from ollama_herd.store.schema import traces
-from ollama_herd.store.stored import StoredTrace, position_of
+from ollama_herd.store.stored import StoredTrace, position_of, reason_of
 
 LARGEST_PAGE = 1000
 """Traces a call at most."""
@@ -164,6 +164,7 @@ def _trace_of(row: dict[str, Any], texts: Mapping[int, str]) -> StoredTrace:
         texts.get(row.pop(name), "") for name in _LABEL_COLUMNS
     )
     record = read_record(row.pop("record"))
+    decision, refusal = record.decided(), record.refused()
     return StoredTrace(
         started_s=row.pop("started_at"),
         client=client,
@@ -171,6 +172,7 @@ def _trace_of(row: dict[str, Any], texts: Mapping[int, str]) -> StoredTrace:
         path=path,
         model=model,
         node_id=node_id,
+        reason=row.pop("reason") or reason_of(decision, refusal),
         error=error,
         tags=tags_of(tags),
         dialect=record.dialect,
@@ -185,8 +187,9 @@ def _trace_of(row: dict[str, Any], texts: Mapping[int, str]) -> StoredTrace:
         fallback_models=record.fallback_models,
         is_load_only=record.is_load_only,
         done_reason=record.done_reason,
-        decision=record.decided(),
+        decision=decision,
         attempts=record.tried(),
-        refusal=record.refused(),
+        refusal=refusal,
+        earlier=record.decided_before(),
         **row,  # what is called the same
     )

@@ -116,13 +116,16 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     decision: KeptDecision | None = None
     attempts: tuple[KeptAttempt, ...] = ()
     refusal: KeptRefusal | None = None
+    earlier: tuple[KeptDecision, ...] = ()
 
     def decided(self) -> StoredDecision | None:
         """The decision, None also when it cannot be read."""
-        try:
-            return None if self.decision is None else self.decision.spelt_out()
-        except ValueError:
-            return None
+        return _spelt_out(self.decision)
+
+    def decided_before(self) -> tuple[StoredDecision, ...]:
+        """The decisions of earlier attempts, without those that cannot be read."""
+        found = (_spelt_out(decision) for decision in self.earlier)
+        return tuple(decision for decision in found if decision is not None)
 
     def tried(self) -> tuple[Attempt, ...]:
         return tuple(Attempt(*msgspec.structs.astuple(attempt)) for attempt in self.attempts)
@@ -131,6 +134,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         if self.refusal is None:
             return None
         return StoredRefusal(*msgspec.structs.astuple(self.refusal))
+
+
+def _spelt_out(decision: KeptDecision | None) -> StoredDecision | None:
+    try:
+        return None if decision is None else decision.spelt_out()
+    except ValueError:
+        return None
 
 
 _decoder = msgspec.json.Decoder(Record)

@@ -44,16 +44,8 @@ Row = tuple[Any, ...]
 client left during the last attempt. A plain tuple is made in no time."""
 
 
-def row_of(
-    trace: Trace,
-    key_name: str = "",
-    reason: str = "",
-    predicted_ttft_ms: float | None = None,
-    predicted_total_ms: float | None = None,
-) -> Row:
-    """The row of a trace with what is known beside it: name of the API key, reason of the route,
-    predicted time to first token and in total.
-    """
+def row_of(trace: Trace) -> Row:
+    """The row of a trace."""
     request = trace.request
     served = trace.model_served
     attempts = trace.attempts
@@ -61,7 +53,7 @@ def row_of(
     prompt_tokens, output_tokens, load_ms, prefill_ms, decode_ms, done_reason = (
         (None, None, None, None, None, "") if usage is None else _astuple(usage)
     )
-    record = (
+    record: tuple[Any, ...] = (
         request.dialect,
         request.kind,
         request.model,
@@ -78,18 +70,26 @@ def row_of(
         [_astuple(attempt) for attempt in attempts],
         None if trace.refusal is None else _astuple(trace.refusal),
     )
+    decision, started_ms = trace.decision, attempts[-1].started_ms if attempts else -1.0
+    if trace.earlier:
+        record = (*record, [_kept(earlier) for earlier in trace.earlier])
+        decision, started_ms = _first_to_answer(trace)
+    predicted_ttft_ms = predicted_total_ms = None
+    if decision is not None and decision.answer_ms >= 0 and started_ms >= 0:
+        predicted_ttft_ms = started_ms + decision.first_token_ms
+        predicted_total_ms = started_ms + decision.answer_ms
     return (
         request.request_id,
         trace.started_s,
         request.client,
-        key_name,
+        trace.key_name,
         request.path,
         served or request.model_key,
         trace.node_id,
         trace.status,
         trace.error,
         trace.tags,
-        reason,
+        "",  # the reason of the route is told by its decision, see `queries.py`
         trace.queue_ms,
         trace.ttft_ms,
         trace.total_ms,
@@ -122,6 +122,22 @@ def numbered(row: Row, numbers: LabelNumbers) -> tuple[Any, ...]:
         numbers[tags],
         *others,
     )
+
+
+def _first_to_answer(trace: Trace) -> tuple[RouteDecision | None, float]:
+    """Of several attempts the decision and the start (ms) of the one whose first byte the client
+    got, of the last one when there was none: a prediction is about one attempt.
+    """
+    attempts = trace.attempts
+    if not attempts:
+        return None, -1.0
+    answering = next((attempt for attempt in attempts if attempt.first_byte_ms >= 0), attempts[-1])
+    place = (answering.node_id, answering.engine_id)
+    for decision in (trace.decision, *trace.earlier):
+        winner = None if decision is None else decision.winner
+        if winner is not None and (winner.replica.node_id, winner.replica.engine_id) == place:
+            return decision, answering.started_ms
+    return None, -1.0
 
 
 def _kept(decision: RouteDecision) -> tuple[Any, ...]:

@@ -52,6 +52,8 @@ class StoredTrace(msgspec.Struct, frozen=True):
 
     `model` is what one filters by: the served model, else the one asked for. `ttft_ms` is -1 when
     no byte was sent. `prompt_tokens` is the engine's count, the estimate was made before routing.
+    What was predicted is of the attempt that answered, counted from the request's arrival.
+    `decision` is that of the last attempt, `earlier` are those of the others.
     """
 
     id: int
@@ -92,11 +94,23 @@ class StoredTrace(msgspec.Struct, frozen=True):
     decision: StoredDecision | None
     attempts: tuple[Attempt, ...]
     refusal: StoredRefusal | None
+    earlier: tuple[StoredDecision, ...] = ()
 
     @property
     def cursor(self) -> str:
         """Give it to `recent(before=...)` for the traces that are older than this one."""
         return f"{self.started_s!r}:{self.id}"
+
+
+def reason_of(decision: StoredDecision | None, refusal: StoredRefusal | None) -> str:
+    """Why a request went where it went, or nowhere, in one line; the words of `X-Herd-Reason`."""
+    if refusal is not None:
+        return refusal.message
+    if decision is None or not decision.candidates:
+        return ""
+    cost = decision.candidates[0].cost
+    state = "loaded" if cost.loaded_state_ms <= 0 else "cold"
+    return f"{state}; expected {cost.total_ms:.0f} ms; candidates {decision.candidate_count}"
 
 
 def position_of(cursor: str) -> tuple[float, int]:

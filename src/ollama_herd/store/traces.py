@@ -53,17 +53,9 @@ class TraceStore:
         self._database = database
         self._thread = WriterThread(database, retention, capacity)
 
-    def put(
-        self,
-        trace: Trace,
-        *,
-        key_name: str = "",
-        reason: str = "",
-        predicted_ttft_ms: float | None = None,
-        predicted_total_ms: float | None = None,
-    ) -> None:
+    def put(self, trace: Trace) -> None:
         """Keep a trace; returns at once and never raises. One that does not fit is counted."""
-        self._thread.offer(row_of(trace, key_name, reason, predicted_ttft_ms, predicted_total_ms))
+        self._thread.offer(row_of(trace))
 
     def health(self) -> TraceHealth:
         """How the store is doing; returns at once."""
