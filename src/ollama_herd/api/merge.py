@@ -8,16 +8,16 @@ same model. Key order and omitted keys are those of the recorded exchanges of Ol
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 
 import msgspec
 
 from ollama_herd.api.errors import ApiError, unknown_listed_model
 from ollama_herd.api.gojson import escape_html
+from ollama_herd.core.digests import served_digest
 from ollama_herd.core.fleet import USABLE, Fleet
 from ollama_herd.core.names import DEFAULT_NAMESPACE, DEFAULT_TAG, canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, LoadedModel, ModelDetails, Replica
+from ollama_herd.core.times import NO_TIME, parse_time
 
 API_VERSION = "0.33.0"
 """The Ollama whose API the router offers; told when no Ollama is known. Clients gate features."""
@@ -77,25 +77,6 @@ class _Listed(msgspec.Struct, frozen=True):
     replica: Replica
     modified_at: str
     modified_s: tuple[int, int]
-
-
-def served_digest(replicas: Sequence[Replica]) -> str:
-    """The digest that is served under the name these replicas share; "" when none is known.
-
-    The one that most nodes have, then the one modified last, then the greatest, so that every
-    caller chooses the same. Routing takes only replicas with this digest.
-    """
-    first = replicas[0].model.digest if replicas else ""
-    if all(replica.model.digest == first for replica in replicas):
-        return first
-    nodes: dict[str, set[str]] = {}
-    newest: dict[str, tuple[int, int]] = {}
-    for replica in replicas:
-        digest = replica.model.digest
-        nodes.setdefault(digest, set()).add(replica.node_id)
-        modified = parse_time(replica.model.modified_at)
-        newest[digest] = max(newest.get(digest, modified), modified)
-    return max(nodes, key=lambda digest: (len(nodes[digest]), newest[digest], digest))
 
 
 def tags(fleet: Fleet) -> bytes:
@@ -166,7 +147,7 @@ def _entry(replicas: Sequence[Replica]) -> _Listed:
         key=lambda replica: (parse_time(replica.model.modified_at), replica.node_id),
     )
     modified_at = newest.model.modified_at
-    if parse_time(modified_at) == _NO_TIME:
+    if parse_time(modified_at) == NO_TIME:
         modified_at = UNKNOWN_TIME
     return _Listed(newest, modified_at, parse_time(modified_at))
 
@@ -262,28 +243,6 @@ def full_digest(digest: str, model: str) -> str:
     seed = digest or canonical_name(model)
     return hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest()
 
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)")
-_NO_TIME = (-(2**62), 0)
-"""Before every time: what cannot be read is oldest."""
-
-
-@lru_cache(maxsize=4096)
-def parse_time(text: str) -> tuple[int, int]:
-    """Seconds since 1970 and nanoseconds of an RFC 3339 time with any offset."""
-    found = _TIME.fullmatch(text)
-    if found is None:
-        return _NO_TIME
-    zone = "+00:00" if found[3] == "Z" else found[3]
-    try:
-        moment = datetime.fromisoformat(found[1] + zone)
-    except ValueError:
-        return _NO_TIME
-    seconds = (moment - _EPOCH).total_seconds()
-    return int(seconds), int((found[2] or "0").ljust(9, "0"))
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-([0-9A-Za-z.-]+))?(?:\+.*)?")
 _DEVELOPMENT = (0, 0, 0)

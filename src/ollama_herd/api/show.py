@@ -5,8 +5,9 @@ import re
 import msgspec
 
 from ollama_herd.api.gojson import escape_html
-from ollama_herd.api.merge import UNKNOWN_TIME, parse_time
+from ollama_herd.api.merge import UNKNOWN_TIME
 from ollama_herd.core.node import Replica
+from ollama_herd.core.times import NO_TIME, parse_time
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMBT]?)", re.IGNORECASE)
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -49,7 +50,7 @@ def show(replica: Replica) -> bytes:
         info[f"{architecture}.context_length"] = context_length
     if details.embedding_length:
         info[f"{architecture}.embedding_length"] = details.embedding_length
-    known_time = parse_time(model.modified_at) != parse_time("")
+    known_time = parse_time(model.modified_at) != NO_TIME
     shown = _Shown(
         modelfile=f"# This model is served by an OpenAI-compatible engine.\nFROM {model.name}\n",
         parameters="",

@@ -4,16 +4,13 @@ Only what is sound eliminates. Missing metadata never does, nor does a guess abo
 may be able to do: the engine's own answer is better than ours.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 
 from ollama_herd.core import hardware as hw
 from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.digests import is_served
 from ollama_herd.core.inflight import Place, ReplicaLoad
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, Replica
-
-_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
 class Board:
@@ -35,39 +32,9 @@ class Board:
         self.rejected = rejected
 
 
-def served_digest(replicas: Sequence[Replica]) -> str:
-    """The manifest a name stands for when nodes differ: on most nodes, then the newest.
-
-    "" when no replica tells its digest.
-    """
-    nodes: dict[str, set[str]] = {}
-    newest: dict[str, float] = {}
-    for replica in replicas:
-        digest = replica.model.digest
-        if digest:
-            nodes.setdefault(digest, set()).add(replica.node_id)
-    if len(nodes) < 2:
-        return next(iter(nodes), "")
-    for replica in replicas:
-        model = replica.model
-        if model.digest:
-            changed = _instant(model.modified_at)
-            newest[model.digest] = max(newest.get(model.digest, changed), changed)
-    return max(nodes, key=lambda d: (len(nodes[d]), newest[d], d))
-
-
-def _instant(text: str) -> float:
-    """Seconds since 1970 of an RFC 3339 time as Go writes it (nanoseconds); -inf if it is none."""
-    try:
-        when = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
-    except ValueError:
-        return float("-inf")
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-
-
 def never_fits(load: ReplicaLoad, replica: Replica, served: str) -> Rejected | None:
     digest = replica.model.digest
-    if digest and digest != served:
+    if not is_served(digest, served):
         detail = f"has {digest[:12]}, the fleet serves {served[:12]}"
         return Rejected(replica.node_id, replica.engine_id, Eliminated.DIGEST_CONFLICT, detail)
     if replica.loaded is None and replica.kind is EngineKind.OLLAMA and replica.model.size_bytes:

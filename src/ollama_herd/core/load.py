@@ -5,7 +5,8 @@ moment a request went there. Heartbeats correct this only where nothing of ours 
 Written by the scheduler alone; `decide` reads it. Times are router monotonic seconds.
 """
 
-from ollama_herd.core.filters import Board, never_fits, served_digest, unusable
+from ollama_herd.core.digests import served_digest
+from ollama_herd.core.filters import Board, never_fits, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
 from ollama_herd.core.inflight import (
     FAILURES_TO_BAR,

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from aiohttp import web
 
 from ollama_herd.api.errors import ApiError, no_node, unknown_listed_model
-from ollama_herd.api.merge import served_digest
 from ollama_herd.api.show import show as synthesised
 from ollama_herd.clock import monotonic_s
+from ollama_herd.core.digests import served_digest
 from ollama_herd.core.names import canonical_name
 from ollama_herd.router.asking import EngineAnswer, ask
 from ollama_herd.router.models.answers import (

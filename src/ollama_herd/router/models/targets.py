@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from ollama_herd.api.errors import DEFAULT_RETRY_AFTER_S, ApiError
-from ollama_herd.api.merge import served_digest
+from ollama_herd.core.digests import is_served, served_digest
 from ollama_herd.core.fleet import USABLE, Fleet, engine_endpoint
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import Endpoint, EngineKind, Node, Replica
@@ -59,7 +59,7 @@ def holders(fleet: Fleet, model: str, *, served_only: bool = False) -> list[Targ
     having = {
         (r.node_id, r.engine_id)
         for r in replicas
-        if r.kind is EngineKind.OLLAMA and (not digest or r.model.digest == digest)
+        if r.kind is EngineKind.OLLAMA and (not digest or is_served(r.model.digest, digest))
     }
     return [t for t in all_targets(fleet) if (t.node_id, t.engine_id) in having]
 
