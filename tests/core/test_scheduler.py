@@ -1,6 +1,7 @@
 """Queueing, one behaviour at a time; `test_scheduler_machine.py` mixes them all."""
 
 import random
+import re
 
 import msgspec
 import pytest
@@ -305,6 +306,28 @@ def test_beyond_the_limit_requests_are_refused_with_a_time_to_come_back():
     assert effect.refusal.kind is RefusalKind.QUEUE_FULL
     assert 1 <= effect.refusal.retry_after_s <= 60
     assert "2 requests" in effect.refusal.message
+    said_s = int(re.search(r"in about (\d+) s", effect.refusal.message)[1])
+    ends_s = [r.expected_wait_s for r in case.scheduler.queue(case.now_s).requests]
+    assert 0 < max(ends_s) < said_s + 1
+
+
+def test_expected_waits_hold_where_predictions_do():
+    """Three waiting requests on two slots: what is expected is what happens."""
+    case = Case(node(slots=2))
+    for _ in range(5):
+        case.ask()
+    told = {r.request_id: r.expected_wait_s for r in case.scheduler.queue(0.0).requests}
+    started = {}
+    for _ in range(3):
+        runs = case.scheduler.load.running.values()
+        ends = {
+            r.request.request_id: r.first_due_s + r.output * r.expectation().step_s for r in runs
+        }
+        first = min(ends, key=ends.get)
+        case.now_s = ends[first]
+        for effect in case.end(case.asked[first], usage=None):
+            started[effect.request_id] = case.now_s
+    assert started == pytest.approx(told, rel=0.3)
 
 
 def test_without_a_queue_only_what_can_start_is_taken():
@@ -329,6 +352,7 @@ def test_waiting_too_long_is_refused_at_a_tick():
     (effect,) = case.tick(1.5)
     assert effect.request_id == waiting.request_id
     assert effect.refusal.kind is RefusalKind.QUEUE_TIMEOUT
+    assert "number 1 of those that wait" in effect.refusal.message
     assert case.scheduler.queue(case.now_s).waiting == 0
 
 

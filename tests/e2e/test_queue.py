@@ -1,6 +1,6 @@
 """The router's own queue: bounded in length and time, first come first served, visible."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,10 +24,15 @@ class Narrow:
     herd: Herd
     engine: FakeOllama
 
-    def open(self, path: str = "/api/generate", **fields: object) -> Client:
+    def open(
+        self,
+        path: str = "/api/generate",
+        headers: Mapping[str, str] | None = None,
+        **fields: object,
+    ) -> Client:
         client = Client(self.herd.port)
         body = {"model": "m", "prompt": "x", "messages": PROMPT, "max_tokens": 3, **fields}
-        client.ask("POST", path, body)
+        client.ask("POST", path, body, headers)
         return client
 
 
@@ -113,11 +118,31 @@ def test_first_come_first_served(narrow: tuple[Narrow, ExitStack]) -> None:
     assert small.engine.counters.max_in_flight == 1
 
 
+def test_batch_lets_others_go_first(narrow: tuple[Narrow, ExitStack]) -> None:
+    small, clients = narrow
+    running = clients.enter_context(small.open(options=FOR_EVER))
+    small.engine.wait_for(lambda c: c.in_flight == 1)
+    waiting = []
+    for i, headers in enumerate([{"X-Herd-Priority": "Batch"}, {}]):
+        waiting.append(clients.enter_context(small.open(headers=headers, prompt=f"number-{i}")))
+        small.herd.wait_status(lambda s, n=i + 1: s["queue"]["waiting"] == n, "one more to wait")  # type: ignore[misc]
+    view = small.herd.call("GET", "/fleet/queue").json()["requests"]
+    assert [(one["position"], one["priority"]) for one in view] == [(1, 0), (2, 1)]
+    running.close()
+    for client in waiting:
+        assert client.read().lines()[-1]["done"] is True
+    asked = [r[3] for r in small.engine.state.requests if r[1] == "/api/generate"]
+    assert [b"number-1" in asked[1], b"number-0" in asked[2]] == [True, True]
+
+
 def test_the_queue_can_be_seen(narrow: tuple[Narrow, ExitStack]) -> None:
     small, clients = narrow
     fill(small, clients, 1)
     view = small.herd.call("GET", "/fleet/queue").json()
     assert (view["waiting"], view["in_flight"]) == (1, 1)
+    (waiting,) = view["requests"]
+    assert waiting["position"] == 1
+    assert waiting["expected_wait_s"] > 0
 
 
 def test_one_slot_is_never_used_twice(narrow: tuple[Narrow, ExitStack]) -> None:

@@ -11,6 +11,7 @@ from ollama_herd.core.load import Load
 from ollama_herd.core.request import InferenceRequest, Priority, Refusal, RefusalKind
 from ollama_herd.core.shares import Shares
 from ollama_herd.core.waiting import WaitingRoom
+from ollama_herd.core.waits import expected_starts
 
 RETRY_AFTER_MAX_S = 60
 
@@ -68,13 +69,12 @@ def view(load: Load, room: WaitingRoom, fleet: Fleet, shares: Shares, now_s: flo
     for model_key in room.models:
         board = load.board(model_key, fleet)
         places = board.places if board is not None else []
-        slots = max(1, sum(place.load.slots for place in places))
-        ahead_s = 0.0
-        for position, pending in enumerate(room.listed(model_key, shares, now_s), 1):
+        listed = room.listed(model_key, shares, now_s)
+        starts = expected_starts(places, listed, now_s)
+        for position, pending in enumerate(listed, 1):
             key = pending.likely or (places[0].load.key if places else None)
             if key is not None:
                 waiting[key] = waiting.get(key, 0) + 1
-            ahead_s += pending.estimate_s
             request = pending.request
             requests.append(
                 WaitingRequest(
@@ -84,7 +84,7 @@ def view(load: Load, room: WaitingRoom, fleet: Fleet, shares: Shares, now_s: flo
                     priority=request.priority,
                     position=position,
                     waited_s=max(0.0, now_s - request.arrived_s),
-                    expected_wait_s=ahead_s / slots,
+                    expected_wait_s=starts[position - 1],
                     node_id=key[0] if key is not None else "",
                 )
             )
@@ -118,26 +118,27 @@ def refusal(
     *,
     waiting: int = 0,
     waited_s: float = 0.0,
-    retry_after_s: float = 0.0,
+    expected_s: float = 0.0,
 ) -> Refusal:
     """Why the request is not served, what to do, and when to come back.
 
+    `waiting` requests are before it, and it would start in `expected_s`.
     The message of UNKNOWN_MODEL is the model's name alone: each dialect words it as its own
     server would.
     """
-    retry_s = min(max(math.ceil(retry_after_s), 1), RETRY_AFTER_MAX_S)
+    retry_s = min(max(math.ceil(expected_s), 1), RETRY_AFTER_MAX_S)
     if kind is RefusalKind.UNKNOWN_MODEL:
         return Refusal(kind, request.model)
     if kind is RefusalKind.QUEUE_FULL:
         text = (
-            f"the queue is full: {waiting} requests are waiting; "
-            f"try again in {retry_s} s, or add a node that has '{request.model}'"
+            f"the queue is full: {waiting} requests are waiting, and '{request.model}' would have a "
+            f"slot in about {expected_s:.0f} s; try again in {retry_s} s, or add a node that has '{request.model}'"
         )
         return Refusal(kind, text, retry_s)
     if kind is RefusalKind.QUEUE_TIMEOUT:
         text = (
-            f"no slot for '{request.model}' became free in {waited_s:.0f} s; "
-            f"try again in {retry_s} s, or add a node that has it"
+            f"no slot for '{request.model}' became free in {waited_s:.0f} s: it is number "
+            f"{waiting + 1} of those that wait, for about {expected_s:.0f} s more; try again in {retry_s} s, or add a node that has it"
         )
         return Refusal(kind, text, retry_s)
     text = f"no node can run '{request.model}' now"

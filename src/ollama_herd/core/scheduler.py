@@ -31,6 +31,7 @@ from ollama_herd.core.shares import Shares, work
 from ollama_herd.core.signals import Ask, Priced
 from ollama_herd.core.turns import Turns
 from ollama_herd.core.waiting import Pending, WaitingRoom
+from ollama_herd.core.waits import expected_starts
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
 
@@ -251,7 +252,7 @@ class Scheduler:
             request,
             self._fleet,
             waiting=waiting,
-            retry_after_s=self._drain_s(request.model_key),
+            expected_s=self._expected(request.model_key, now_s)[""][1],
         )
         return (*effects, Refuse(request.request_id, refused))
 
@@ -268,13 +269,15 @@ class Scheduler:
         waiting = queue.count if queue is not None else 0
         return waiting >= limit, waiting
 
-    def _drain_s(self, model_key: str) -> float:
-        """About when the model's backlog is gone: service times over slots."""
+    def _expected(self, model_key: str, now_s: float) -> dict[str, tuple[int, float]]:
+        """By request, how many of the model are before it and when it should start, in s; by ""
+        of one that comes now.
+        """
         board = self._load.board(model_key, self._fleet)
-        slots = sum(place.load.slots for place in board.places) if board else 0
-        queue = self._room.models.get(model_key)
-        work_s = sum(pending.estimate_s for pending in queue) if queue else 0.0
-        return work_s / max(slots, 1)
+        listed = self._room.listed(model_key, self._shares, now_s)
+        starts = expected_starts(board.places if board else (), listed, now_s)
+        ids = [*(pending.request.request_id for pending in listed), ""]
+        return {key: (number, starts[number]) for number, key in enumerate(ids)}
 
     def _grant(self, pending: Pending, ranking: Ranking) -> Grant:
         request_id = pending.request.request_id
@@ -359,16 +362,20 @@ class Scheduler:
             for pending in self._room.pending.values()
             if now_s - pending.request.arrived_s >= limit_s
         ]
+        expected = {
+            key: self._expected(key, now_s) for key in {p.request.model_key for p in overdue}
+        }
         for pending in overdue:
             request = pending.request
+            position, expected_s = expected[request.model_key][request.request_id]
             self._room.remove(request.request_id)
-            waited_s = now_s - request.arrived_s
             refused = refusal(
                 RefusalKind.QUEUE_TIMEOUT,
                 request,
                 fleet,
-                waited_s=waited_s,
-                retry_after_s=self._drain_s(request.model_key),
+                waiting=position,
+                waited_s=now_s - request.arrived_s,
+                expected_s=expected_s,
             )
             yield Refuse(request.request_id, refused)
 
