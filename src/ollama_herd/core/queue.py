@@ -131,14 +131,16 @@ def refusal(
         return Refusal(kind, request.model)
     if kind is RefusalKind.QUEUE_FULL:
         text = (
-            f"the queue is full: {waiting} requests are waiting, and '{request.model}' would have a "
-            f"slot in about {expected_s:.0f} s; try again in {retry_s} s, or add a node that has '{request.model}'"
+            f"the queue is full: {waiting} requests are waiting, and '{request.model}' would "
+            f"have a slot in about {expected_s:.0f} s; "
+            f"try again in {retry_s} s, or add a node that has '{request.model}'"
         )
         return Refusal(kind, text, retry_s)
     if kind is RefusalKind.QUEUE_TIMEOUT:
         text = (
             f"no slot for '{request.model}' became free in {waited_s:.0f} s: it is number "
-            f"{waiting + 1} of those that wait, for about {expected_s:.0f} s more; try again in {retry_s} s, or add a node that has it"
+            f"{waiting + 1} of those that wait, for about {expected_s:.0f} s more; "
+            f"try again in {retry_s} s, or add a node that has it"
         )
         return Refusal(kind, text, retry_s)
     text = f"no node can run '{request.model}' now"
