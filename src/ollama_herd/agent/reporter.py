@@ -18,7 +18,7 @@ from ollama_herd.agent.report import (
     build_report,
 )
 from ollama_herd.agent.router_answer import PATH, ReportFailed, read_reply, reason_of
-from ollama_herd.clock import monotonic_s
+from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.node import NodeReport, ReportReply
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -225,7 +225,7 @@ class Reporter:
                 asyncio.timeout(timeout_s),
                 self._session.post(
                     url + PATH,
-                    data=msgspec.json.encode(report),
+                    data=msgspec.json.encode(_dated(report)),
                     headers=self._headers,
                     allow_redirects=False,
                 ) as response,
@@ -257,3 +257,8 @@ async def ways_to(url: str) -> Sequence[str]:
     if parts.scheme != "http" or is_loopback(host) or not await is_this_machine(host):
         return (url,)
     return (urlunsplit(parts._replace(netloc=f"127.0.0.1:{parts.port or 80}")), url)
+
+
+def _dated(report: NodeReport) -> NodeReport:
+    """With the time of its sending, by which the router sees whether clocks agree."""
+    return msgspec.structs.replace(report, sent_at_ms=int(now_s() * 1e3))

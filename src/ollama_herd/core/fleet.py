@@ -53,10 +53,13 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class NodeReported(msgspec.Struct, frozen=True):
-    """A heartbeat arrived from `address` (the peer's IP address)."""
+    """A heartbeat arrived from `address` (the peer's IP address) at `wall_s` (seconds since 1970,
+    0 where nobody looked at a clock).
+    """
 
     report: NodeReport
     address: str
+    wall_s: float = 0.0
 
 
 class TimePassed(msgspec.Struct, frozen=True):
@@ -192,6 +195,7 @@ def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
         platform=_said(report.platform, known.platform if known else None, Platform()),
         vitals=_said(report.vitals, known.vitals if known else None, Vitals()),
         engines=_said(report.engines, known.engines if known else None, ()),
+        clock_skew_s=_skew_s(event, known),
     )
     nodes = {**fleet.nodes, node.node_id: node}
     if known is not None and _serves_the_same(known, node):
@@ -199,6 +203,19 @@ def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
             fleet, nodes=MappingProxyType(nodes), revision=fleet.revision + 1
         )
     return _with_nodes(fleet, nodes, (node.node_id,))
+
+
+def _skew_s(event: NodeReported, known: Node | None) -> float:
+    """Of the last few reports the skew nearest to 0, slowly forgotten: a report that was long under
+    way looks like a clock that is behind.
+    """
+    sent_at_ms = event.report.sent_at_ms
+    if not sent_at_ms or not event.wall_s:
+        return 0.0
+    skew_s = sent_at_ms / 1e3 - event.wall_s
+    if known is not None and abs(known.clock_skew_s) < abs(skew_s):
+        return known.clock_skew_s + 0.25 * (skew_s - known.clock_skew_s)
+    return skew_s
 
 
 def _said(new: _Section | None, known: _Section | None, default: _Section) -> _Section:

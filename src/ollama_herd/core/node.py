@@ -183,6 +183,7 @@ class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: Platform | None = None
     vitals: Vitals | None = None
     engines: tuple[EngineReport, ...] | None = None
+    sent_at_ms: Amount = 0  # the machine's clock, since 1970; 0: an agent that does not tell
 
 
 class ReportReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -214,6 +215,7 @@ class Node(msgspec.Struct, frozen=True):
     platform: Platform = Platform()
     vitals: Vitals = Vitals()
     engines: tuple[EngineReport, ...] = ()
+    clock_skew_s: float = 0.0  # how far its clock is ahead of the router's
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from ollama_herd import __version__
-from ollama_herd.clock import monotonic_s
+from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.fleet import (
     EngineRelisted,
     Fleet,
@@ -88,7 +88,7 @@ class Registry:
         if is_stale(self.fleet, report):
             return self._reply(accepted=False, reason="stale report")
         resend = self._let_go_of_relistings(report.node_id)
-        self._apply(NodeReported(self._corrected(report), address))
+        self._apply(NodeReported(self._corrected(report), address, now_s()))
         return self._reply(resend=resend)
 
     def relisted(self, node_id: str, engine_id: str, models: Iterable[Model]) -> None:

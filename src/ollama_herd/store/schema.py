@@ -138,3 +138,17 @@ learned = Table(
     Column("body", LargeBinary, nullable=False),
     _number("saved_at"),
 )
+
+health_changes = Table(
+    "health_changes",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    _number("changed_at"),
+    Column("code", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("severity_before", Text, nullable=False),
+    Column("severity_after", Text, nullable=False),
+    Column("seen", Text, nullable=False),
+    Index("health_changes_time", "changed_at"),
+)

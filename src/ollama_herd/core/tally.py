@@ -1,0 +1,323 @@
+"""Counts of what became of requests: for metrics since the start, for health of the last minutes.
+
+Fed with finished traces, away from the request path. One `Counts` a minute for each model, node and
+dialect; minutes that are over are folded into the totals.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+import msgspec
+
+from ollama_herd.core.request import Attempt, OutcomeKind, RefusalKind
+from ollama_herd.core.trace import Trace
+
+WINDOW_MINUTES = 10
+"""What health looks at: long enough for a rate, short enough to be about now."""
+
+MAX_MODELS = 200
+"""Distinct model names that are told apart; more are counted under OTHER. Every name is a set of
+metric series, and a name that no engine served is never one."""
+
+OTHER = "(other)"
+
+LOAD_MS = 500.0
+"""Ollama reports some 10 to 100 ms of loading for a model that is loaded; more is a real load."""
+
+SLOW_LOAD_MS = 10_000.0
+SLOW_LOAD_BYTES_S = 200e6
+"""A load is slow when it takes longer than SLOW_LOAD_MS and reads less than this: an old hard
+disk's rate."""
+
+PROMPT_CUT_SHARE = 1.25
+"""The estimate (four characters a token) is seldom a quarter too high; a prompt estimated so much
+longer than what the engine evaluated as its full context was cut."""
+
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+TOKEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+WAIT_BUCKETS_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+TOTAL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+ERROR_BUCKETS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+"""Actual by predicted time: 1 is a perfect prediction."""
+
+_BROKEN = frozenset(
+    {OutcomeKind.SILENT, OutcomeKind.TRUNCATED, OutcomeKind.ENGINE_ERROR, OutcomeKind.CLOSED_EARLY}
+)
+_CONTINUED = "continued"
+
+
+class Histogram:
+    """Values by upper bound; the last slot is for what is above all bounds."""
+
+    __slots__ = ("bounds", "slots", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.slots = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(self.slots)
+
+    def add(self, value: float) -> None:
+        self.slots[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def merge(self, other: "Histogram") -> None:
+        """Add another histogram with the same bounds."""
+        self.slots = [a + b for a, b in zip(self.slots, other.slots, strict=True)]
+        self.total += other.total
+
+
+class Key(msgspec.Struct, frozen=True, gc=False):
+    """Whose counts. `model` and `node_id` are "" for what reached no engine."""
+
+    model: str
+    node_id: str
+    dialect: str
+
+
+class Counts:
+    """What became of the requests of one key in some time."""
+
+    __slots__ = (
+        "attempts",
+        "broken",
+        "cancelled",
+        "client_errors",
+        "completed",
+        "context_cut",
+        "continued",
+        "decode_s",
+        "error",
+        "failed",
+        "hedged",
+        "largest_tokens",
+        "load_s",
+        "loads",
+        "output_tokens",
+        "prompt_cut",
+        "prompt_tokens",
+        "queue_s",
+        "refused",
+        "requests",
+        "retried",
+        "slow_loads",
+        "slowest_load_s",
+        "total_s",
+        "ttft_s",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.completed = 0
+        self.client_errors = 0
+        self.cancelled = 0
+        self.failed = 0  # 5xx, or an answer that stayed broken
+        self.broken = 0  # answers that broke off after they had begun, continued or not
+        self.retried = 0
+        self.hedged = 0
+        self.continued = 0
+        self.loads = 0
+        self.load_s = 0.0
+        self.slow_loads = 0
+        self.slowest_load_s = 0.0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.prompt_cut = 0
+        self.context_cut = 0
+        self.largest_tokens = 0
+        self.attempts: dict[OutcomeKind, int] = {}
+        self.refused: dict[RefusalKind, int] = {}
+        self.ttft_s = Histogram(TTFT_BUCKETS_S)
+        self.decode_s = Histogram(TOKEN_BUCKETS_S)
+        self.queue_s = Histogram(WAIT_BUCKETS_S)
+        self.total_s = Histogram(TOTAL_BUCKETS_S)
+        self.error = Histogram(ERROR_BUCKETS)
+
+    def merge(self, other: "Counts") -> None:
+        """Add what another one counted."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _MAXIMA:
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        for name in _HISTOGRAMS:
+            getattr(self, name).merge(getattr(other, name))
+        for outcome, count in other.attempts.items():
+            self.attempts[outcome] = self.attempts.get(outcome, 0) + count
+        for kind, count in other.refused.items():
+            self.refused[kind] = self.refused.get(kind, 0) + count
+
+    def add(self, trace: Trace) -> None:
+        """Count a request that has ended. Its attempts on other keys are not for here."""
+        self.requests += 1
+        status = trace.status
+        if trace.error == "client_left" or status == 499:
+            self.cancelled += 1
+        elif status >= 500 or (trace.error and status < 400):
+            self.failed += 1
+        elif status >= 400:
+            self.client_errors += 1
+        else:
+            self.completed += 1
+        if trace.refusal is not None:
+            kind = trace.refusal.kind
+            self.refused[kind] = self.refused.get(kind, 0) + 1
+        self.queue_s.add(trace.queue_ms / 1e3)
+        self.total_s.add(trace.total_ms / 1e3)
+        if trace.ttft_ms >= 0:
+            self.ttft_s.add(trace.ttft_ms / 1e3)
+        if trace.usage is not None:
+            self._add_usage(trace)
+        attempts = trace.attempts
+        if len(attempts) > 1:
+            self.retried += 1
+            self.hedged += _is_hedged(attempts)
+            self.continued += _CONTINUED in trace.tags
+        if trace.decision is not None and len(attempts) == 1:
+            self._add_error(trace, attempts[0])
+
+    def _add_usage(self, trace: Trace) -> None:
+        usage = trace.usage
+        if usage is None:
+            return
+        prompt, output = usage.prompt_tokens or 0, usage.output_tokens or 0
+        self.prompt_tokens += prompt
+        self.output_tokens += output
+        self.largest_tokens = max(self.largest_tokens, prompt + output)
+        if usage.decode_ms is not None and output > 1:
+            self.decode_s.add(usage.decode_ms / 1e3 / output)
+        load_ms = usage.load_ms or 0.0
+        if load_ms >= LOAD_MS:
+            self._add_load(trace, load_ms)
+        context = _context_length(trace)
+        if context and prompt:
+            estimate = trace.request.prompt_tokens
+            self.prompt_cut += prompt <= context and estimate > PROMPT_CUT_SHARE * context
+            is_cut = usage.done_reason == "length" and prompt + output >= context - 1
+            self.context_cut += is_cut
+
+    def _add_load(self, trace: Trace, load_ms: float) -> None:
+        self.loads += 1
+        self.load_s += load_ms / 1e3
+        self.slowest_load_s = max(self.slowest_load_s, load_ms / 1e3)
+        winner = trace.decision.winner if trace.decision is not None else None
+        size = winner.replica.model.size_bytes if winner is not None else 0
+        if load_ms > SLOW_LOAD_MS and size and size / (load_ms / 1e3) < SLOW_LOAD_BYTES_S:
+            self.slow_loads += 1
+
+    def _add_error(self, trace: Trace, attempt: Attempt) -> None:
+        winner = trace.decision.winner if trace.decision is not None else None
+        if winner is None or attempt.outcome is not OutcomeKind.COMPLETED:
+            return
+        cost = winner.cost
+        predicted_ms = (
+            cost.loaded_state_ms
+            + cost.queue_depth_ms
+            + cost.latency_history_ms
+            + cost.availability_trend_ms
+            + cost.context_fit_ms
+            + min(0.0, cost.prefix_affinity_ms)
+        )
+        if predicted_ms > 0:
+            self.error.add((attempt.ended_ms - attempt.started_ms) / predicted_ms)
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Count a try on this key's node."""
+        outcome = attempt.outcome
+        self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
+        if attempt.first_byte_ms >= 0 and outcome in _BROKEN:
+            self.broken += 1
+
+
+_HISTOGRAMS = ("ttft_s", "decode_s", "queue_s", "total_s", "error")
+_MAXIMA = ("largest_tokens", "slowest_load_s")
+_SUMS = tuple(
+    name for name in Counts.__slots__ if name not in {*_HISTOGRAMS, *_MAXIMA, "attempts", "refused"}
+)
+
+
+def _is_hedged(attempts: tuple[Attempt, ...]) -> bool:
+    """Whether two tries were under way at once."""
+    ordered = sorted(attempts, key=lambda attempt: attempt.started_ms)
+    return any(b.started_ms < a.ended_ms - 1.0 for a, b in pairwise(ordered))
+
+
+def _context_length(trace: Trace) -> int:
+    winner = trace.decision.winner if trace.decision is not None else None
+    if winner is None or winner.replica.loaded is None:
+        return 0
+    return winner.replica.loaded.context_length
+
+
+class Tally:
+    """`add` traces; `recent` and `totals` read. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._totals: dict[Key, Counts] = {}
+        self._minutes: deque[tuple[int, dict[Key, Counts]]] = deque()
+        self._open: dict[Key, Counts] = {}
+        self._minute = -1
+        self._models: set[str] = set()
+
+    def add(self, trace: Trace, now_s: float) -> None:
+        """Count a request. `now_s` never goes back."""
+        if int(now_s // 60) != self._minute:
+            self._turn(int(now_s // 60))
+        dialect = trace.request.dialect.value
+        attempts = trace.attempts
+        own = self._at(trace.request.model_key if attempts else "", trace.node_id, dialect)
+        own.add(trace)
+        for attempt in attempts:
+            same = attempt.node_id == trace.node_id
+            counts = own if same else self._at(trace.request.model_key, attempt.node_id, dialect)
+            counts.add_attempt(attempt)
+
+    def recent(self, now_s: float) -> Mapping[Key, Counts]:
+        """The last WINDOW_MINUTES and what has passed of this minute; the caller's own."""
+        self._turn(int(now_s // 60))
+        return _merged(minute for _, minute in self._minutes)
+
+    def totals(self) -> Mapping[Key, Counts]:
+        """Since the start; the caller's own."""
+        return _merged((self._totals, *(minute for _, minute in self._minutes)))
+
+    def _at(self, model: str, node_id: str, dialect: str) -> Counts:
+        if model not in self._models:
+            if len(self._models) >= MAX_MODELS:
+                model = OTHER
+            else:
+                self._models.add(model)
+        key = Key(model, node_id, dialect)
+        counts = self._open.get(key)
+        if counts is None:
+            counts = self._open[key] = Counts()
+        return counts
+
+    def _turn(self, minute: int) -> None:
+        """A new minute begins; minutes that nobody looks at any more become part of the totals."""
+        if minute != self._minute:
+            self._minute = minute
+            self._open = {}
+            self._minutes.append((minute, self._open))
+        while self._minutes and self._minutes[0][0] < minute - WINDOW_MINUTES:
+            _, old = self._minutes.popleft()
+            _merge_into(self._totals, old)
+
+
+def _merged(parts: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:
+    merged: dict[Key, Counts] = {}
+    for part in parts:
+        _merge_into(merged, part)
+    return merged
+
+
+def _merge_into(into: dict[Key, Counts], part: Mapping[Key, Counts]) -> None:
+    for key, counts in part.items():
+        known = into.get(key)
+        if known is None:
+            known = into[key] = Counts()
+        known.merge(counts)
