@@ -17,6 +17,7 @@ from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import NodeSettings, RouterSettings, Settings, default_text, flag_of
 from ollama_herd.core.decision import Cost
 from ollama_herd.core.fleet import STATUS_TRANSITIONS
+from ollama_herd.core.health.checks import CHECKS
 from ollama_herd.core.node import (
     EngineReport,
     Gpu,
@@ -55,6 +56,7 @@ OWNERS = (
     ("learned speeds and lengths", "core/predict.py"),
     ("what outlives a restart", "router/memory.py"),
     ("traces on their way to disk", "store/thread.py"),
+    ("counts of ended requests, the state of health", "router/watch.py"),
     ("the database", "store/database.py"),
     ("identity of a node", "agent/identity.py"),
     ("engines of a node", "agent/engine_watch.py"),
@@ -81,6 +83,7 @@ FOLDERS = MappingProxyType(
         "config": "settings",
         "api": "wire formats, pure",
         "core": "decisions, pure",
+        "core/health": "what is wrong, since when, what to do; pure",
     }
 )
 """Folders in the order of imports, from the top down."""
@@ -148,6 +151,17 @@ def flags(kind: type[Settings]) -> frozenset[str]:
         option
         for parameter in get_command(PROCESSES[kind]).params
         for option in (*parameter.opts, *parameter.secondary_opts)
+    )
+
+
+def checks() -> str:
+    """All health checks."""
+    return table(
+        ["code", "check", "what it means", "what to do", "shown after"],
+        [
+            [f"`{one.code}`", one.title, one.meaning, one.advice, f"{one.visible_s:g} s"]
+            for one in CHECKS
+        ],
     )
 
 
@@ -253,6 +267,7 @@ def _named(path: str) -> type:
 
 PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
+        "checks": checks,
         "control": control,
         "endpoints": endpoints,
         "enum": enumeration,

@@ -4,9 +4,12 @@ A node's vitals change with every report, its list of models hardly ever: each i
 so that following a fleet costs what changed and not what is known.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ollama_herd.core.fleet import Fleet, engine_endpoint
+from ollama_herd.core.health.values import Health, Severity
 from ollama_herd.core.node import (
     EngineKind,
     EngineReport,
@@ -105,6 +108,17 @@ class TotalsPart(msgspec.Struct, frozen=True):
     nodes: int
     nodes_usable: int
     models: int
+
+
+class HealthPart(msgspec.Struct, frozen=True):
+    """How all is: the worst severity, and how many checks have which."""
+
+    overall: Severity
+    counts: Mapping[Severity, int]
+
+
+def health_part(health: Health) -> HealthPart:
+    return HealthPart(health.overall, health.counts)
 
 
 def totals_part(fleet: Fleet, version: str) -> TotalsPart:

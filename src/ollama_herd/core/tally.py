@@ -1,7 +1,7 @@
 """Counts of what became of requests: for metrics since the start, for health of the last minutes.
 
-Fed with finished traces, away from the request path. One `Counts` a minute for each model, node and
-dialect; minutes that are over are folded into the totals.
+Fed with finished traces, away from the request path. There is one `Counts` for each model, node and
+dialect in each step of time; steps that health no longer looks at are folded into the totals.
 """
 
 from bisect import bisect_left
@@ -16,6 +16,10 @@ from ollama_herd.core.trace import Trace
 
 WINDOW_MINUTES = 10
 """What health looks at: long enough for a rate, short enough to be about now."""
+
+STEP_S = 120.0
+WINDOW_STEPS = 5
+"""The window moves by steps of STEP_S."""
 
 MAX_MODELS = 200
 """Distinct model names that are told apart; more are counted under OTHER. Every name is a set of
@@ -258,32 +262,35 @@ class Tally:
 
     def __init__(self) -> None:
         self._totals: dict[Key, Counts] = {}
-        self._minutes: deque[tuple[int, dict[Key, Counts]]] = deque()
+        self._steps: deque[tuple[int, dict[Key, Counts]]] = deque()
+        self._over: dict[Key, Counts] = {}  # all steps of the window but the open one
         self._open: dict[Key, Counts] = {}
-        self._minute = -1
+        self._step = -1
         self._models: set[str] = set()
 
     def add(self, trace: Trace, now_s: float) -> None:
         """Count a request. `now_s` never goes back."""
-        if int(now_s // 60) != self._minute:
-            self._turn(int(now_s // 60))
+        self._turn(int(now_s // STEP_S))
         dialect = trace.request.dialect.value
-        attempts = trace.attempts
-        own = self._at(trace.request.model_key if attempts else "", trace.node_id, dialect)
+        model = trace.request.model_key if trace.attempts else ""
+        own = self._at(model, trace.node_id, dialect)
         own.add(trace)
-        for attempt in attempts:
+        for attempt in trace.attempts:
             same = attempt.node_id == trace.node_id
-            counts = own if same else self._at(trace.request.model_key, attempt.node_id, dialect)
+            counts = own if same else self._at(model, attempt.node_id, dialect)
             counts.add_attempt(attempt)
 
     def recent(self, now_s: float) -> Mapping[Key, Counts]:
-        """The last WINDOW_MINUTES and what has passed of this minute; the caller's own."""
-        self._turn(int(now_s // 60))
-        return _merged(minute for _, minute in self._minutes)
+        """The last WINDOW_MINUTES, up to STEP_S less; to be read only."""
+        self._turn(int(now_s // STEP_S))
+        recent = dict(self._over)
+        for key, counts in self._open.items():
+            recent[key] = _sum(counts, recent[key]) if key in recent else _sum(counts)
+        return recent
 
     def totals(self) -> Mapping[Key, Counts]:
-        """Since the start; the caller's own."""
-        return _merged((self._totals, *(minute for _, minute in self._minutes)))
+        """Since the start; to be read only."""
+        return _merged((self._totals, *(step for _, step in self._steps)))
 
     def _at(self, model: str, node_id: str, dialect: str) -> Counts:
         if model not in self._models:
@@ -297,15 +304,24 @@ class Tally:
             counts = self._open[key] = Counts()
         return counts
 
-    def _turn(self, minute: int) -> None:
-        """A new minute begins; minutes that nobody looks at any more become part of the totals."""
-        if minute != self._minute:
-            self._minute = minute
-            self._open = {}
-            self._minutes.append((minute, self._open))
-        while self._minutes and self._minutes[0][0] < minute - WINDOW_MINUTES:
-            _, old = self._minutes.popleft()
+    def _turn(self, step: int) -> None:
+        """A new step begins; those that nobody looks at any more become part of the totals."""
+        if step == self._step:
+            return
+        self._step = step
+        while self._steps and self._steps[0][0] <= step - WINDOW_STEPS:
+            _, old = self._steps.popleft()
             _merge_into(self._totals, old)
+        self._over = _merged(counts for _, counts in self._steps)
+        self._open = {}
+        self._steps.append((step, self._open))
+
+
+def _sum(*parts: Counts) -> Counts:
+    total = Counts()
+    for part in parts:
+        total.merge(part)
+    return total
 
 
 def _merged(parts: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:

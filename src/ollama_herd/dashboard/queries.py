@@ -107,6 +107,12 @@ def trend_query(given: Mapping[str, str], now_s: float) -> TrendQuery:
     return TrendQuery(from_s=from_s, until_s=until_s, step_s=step_s, model=model, node=node)
 
 
+def changes_limit(given: Mapping[str, str]) -> int:
+    """How many changes to show. Raises BadField."""
+    _known(given, {"limit"})
+    return _limit(given)
+
+
 def _known(given: Mapping[str, str], fields: Collection[str]) -> None:
     for name in given:
         if name not in fields:

@@ -16,6 +16,7 @@ from ollama_herd.dashboard.queries import (
     BadField,
     TraceQuery,
     TrendQuery,
+    changes_limit,
     trace_query,
     trend_query,
 )
@@ -54,9 +55,23 @@ class Records(Protocol):
     def trend(self, query: TrendQuery) -> bytes: ...
 
 
-def add(app: web.Application, *, fleet: Callable[[], bytes], feed: Feed, records: Records) -> None:
+class HealthRecords(Protocol):
+    """JSON of the state of health. `changes` blocks, and raises RecordsUnavailable."""
+
+    def now(self) -> bytes: ...
+    def changes(self, limit: int) -> bytes: ...
+
+
+def add(
+    app: web.Application,
+    *,
+    fleet: Callable[[], bytes],
+    feed: Feed,
+    records: Records,
+    health: HealthRecords,
+) -> None:
     """Add all routes to the control plane. `fleet` is `/fleet/status` as JSON."""
-    pages, data = _Pages(), _Data(fleet, feed, records)
+    pages, data = _Pages(), _Data(fleet, feed, records, health)
     for path, handler in (
         ("/dashboard", pages.index),
         ("/dashboard/assets/{name}", pages.asset),
@@ -64,6 +79,8 @@ def add(app: web.Application, *, fleet: Callable[[], bytes], feed: Feed, records
         ("/dashboard/api/traces", data.traces),
         ("/dashboard/api/traces/{request_id}", data.trace),
         ("/dashboard/api/trends", data.trends),
+        ("/dashboard/api/health", data.health),
+        ("/dashboard/api/health/changes", data.health_changes),
         ("/dashboard/events", data.events),
     ):
         app.router.add_route("GET", path, handler)
@@ -102,10 +119,13 @@ class _Pages:
 class _Data:
     """JSON and the stream of changes."""
 
-    def __init__(self, fleet: Callable[[], bytes], feed: Feed, records: Records) -> None:
+    def __init__(
+        self, fleet: Callable[[], bytes], feed: Feed, records: Records, health: HealthRecords
+    ) -> None:
         self._fleet = fleet
         self._feed = feed
         self._records = records
+        self._health = health
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def fleet(self, _request: web.Request) -> web.Response:
@@ -139,6 +159,20 @@ class _Data:
         try:
             query = trend_query(_parameters(request), now_s())
             return _json(await self._read(lambda: self._records.trend(query)))
+        except BadField as bad:
+            return _bad(bad)
+        except RecordsUnavailable as unavailable:
+            return _error(503, "traces_unavailable", str(unavailable))
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """All health checks: what each of them sees, since when, and what to do."""
+        return _json(self._health.now())
+
+    async def health_changes(self, request: web.Request) -> web.Response:
+        """What changed in the state of health, newest first."""
+        try:
+            limit = changes_limit(_parameters(request))
+            return _json(await self._read(lambda: self._health.changes(limit)))
         except BadField as bad:
             return _bad(bad)
         except RecordsUnavailable as unavailable:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,9 +13,11 @@ from aiohttp import web
 from ollama_herd import __version__
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import RouterSettings
+from ollama_herd.core.health.values import RouterFacts
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
+from ollama_herd.core.trace import Trace
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
@@ -25,6 +27,7 @@ from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.upstream import Upstream
+from ollama_herd.router.watch import Watch
 from ollama_herd.router.wire import Door
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -74,21 +77,22 @@ class Herd:
             hosts=own_host_names() | {settings.host, *settings.allowed_hosts},
             origins=settings.allowed_origins,
         )
+        self.watch = Watch(
+            fleet=lambda: self.registry.fleet,
+            queue=self.dispatcher.queue,
+            facts=self._facts,
+            store=lambda: None if memory.traces is None else memory.traces.health(),
+            history=memory.health_changes,
+        )
         parts = Parts(
             dispatcher=self.dispatcher,
             upstream=self.upstream,
-            put_trace=memory.put_trace,
+            put_trace=partial(_ended, self.watch.put, memory.put_trace),
             node_name=self._node_name,
             fleet=lambda: self.registry.fleet,
             gate=gate,
             max_attempts=settings.max_attempts,
-            silence=SilenceLimits(
-                hedge=settings.hedge,
-                hedge_floor_s=settings.hedge_floor_s,
-                hedge_ceiling_s=settings.hedge_ceiling_s,
-                stall_floor_s=settings.stall_floor_s,
-                stall_ceiling_s=settings.stall_ceiling_s,
-            ),
+            silence=_silence(settings),
             continue_streams=settings.continue_streams,
         )
         app = control_app(
@@ -98,6 +102,7 @@ class Herd:
             gate=gate,
             limits=settings,
             traces=lambda: memory.traces,
+            watch=self.watch,
             changes_allowed=settings.allow_destructive,
         )
         self._runner = web.AppRunner(
@@ -170,9 +175,33 @@ class Herd:
         await self._runner.cleanup()
         self.upstream.close()
 
+    def _facts(self) -> RouterFacts:
+        return RouterFacts(
+            version=__version__,
+            host=self._settings.host,
+            port=self.port,
+            queue_limit=self._settings.queue_limit,
+        )
+
     def _node_name(self, node_id: str) -> str:
         node = self.registry.fleet.nodes.get(node_id)
         return node.name if node is not None else node_id
+
+
+def _silence(settings: RouterSettings) -> SilenceLimits:
+    return SilenceLimits(
+        hedge=settings.hedge,
+        hedge_floor_s=settings.hedge_floor_s,
+        hedge_ceiling_s=settings.hedge_ceiling_s,
+        stall_floor_s=settings.stall_floor_s,
+        stall_ceiling_s=settings.stall_ceiling_s,
+    )
+
+
+def _ended(count: Callable[[Trace], None], keep: Callable[[Trace], None], trace: Trace) -> None:
+    """A request has ended: it is counted and kept."""
+    count(trace)
+    keep(trace)
 
 
 @asynccontextmanager
@@ -184,12 +213,13 @@ async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
         listening = await herd.listen()
         ticking = spawn(herd.pass_time(), name="tick")
         hearing = spawn(herd.listen_to_silence(), name="silence")
+        watching = spawn(herd.watch.run(), name="watch")
         try:
             yield herd
         finally:
             listening.close()
             await herd.drain()
-            await cancel_and_wait(ticking, hearing)
+            await cancel_and_wait(ticking, hearing, watching)
 
 
 async def run(settings: RouterSettings) -> None:

@@ -24,10 +24,11 @@ from ollama_herd.router.front import error_response, front, no_server_name, plai
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
-from ollama_herd.router.records import StoreRecords
+from ollama_herd.router.records import HealthRecords, StoreRecords
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.serve import Parts
 from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
+from ollama_herd.router.watch import Watch
 from ollama_herd.router.wire import Limits
 from ollama_herd.store.traces import TraceStore
 
@@ -46,6 +47,7 @@ def control_app(
     gate: Gate,
     limits: Limits,
     traces: Callable[[], TraceStore | None],
+    watch: Watch,
     changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
@@ -76,8 +78,12 @@ def control_app(
         ),
     )
     records = StoreRecords(traces, lambda: registry.fleet)
-    feed = Feed(LiveParts(lambda: registry.fleet, dispatcher.queue, records.health))
-    dashboard.add(app, fleet=answers.fleet_json, feed=feed, records=records)
+    feed = Feed(
+        LiveParts(lambda: registry.fleet, dispatcher.queue, records.health, lambda: watch.health)
+    )
+    dashboard.add(
+        app, fleet=answers.fleet_json, feed=feed, records=records, health=HealthRecords(watch)
+    )
     return app
 
 

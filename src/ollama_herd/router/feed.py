@@ -12,9 +12,16 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ollama_herd import __version__
-from ollama_herd.api.fleet_parts import engine_parts, node_part, queue_part, totals_part
+from ollama_herd.api.fleet_parts import (
+    engine_parts,
+    health_part,
+    node_part,
+    queue_part,
+    totals_part,
+)
 from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.health.values import Health
 from ollama_herd.core.node import EngineReport
 from ollama_herd.core.queue import QueueView
 from ollama_herd.tasks import cancel_and_wait, spawn
@@ -173,11 +180,13 @@ class LiveParts:
         fleet: Callable[[], Fleet],
         queue: Callable[[], QueueView],
         traces: Callable[[], object],
+        health: Callable[[], Health],
     ) -> None:
         """`traces` is how the trace store does, as a value that msgspec can encode."""
         self._fleet = fleet
         self._queue = queue
         self._traces = traces
+        self._health = health
         self._engines: dict[str, tuple[tuple[EngineReport, ...], str, bytes]] = {}
         self._wall_offset_s = now_s() - monotonic_s()
 
@@ -191,6 +200,7 @@ class LiveParts:
             "totals": encode(totals_part(fleet, __version__)),
             "queue": encode(queue_part(self._queue(), wall_s)),
             "traces": encode(self._traces()),
+            "health": encode(health_part(self._health())),
         }
         for node_id, node in fleet.nodes.items():
             parts[f"node:{node_id}"] = encode(node_part(node, self._wall_offset_s))

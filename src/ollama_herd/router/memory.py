@@ -20,6 +20,7 @@ from ollama_herd.store.database import Database
 from ollama_herd.store.errors import StoreError
 from ollama_herd.store.expiry import Retention
 from ollama_herd.store.fleet import FleetStore
+from ollama_herd.store.health import HealthStore
 from ollama_herd.store.traces import TraceStore, open_traces
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -44,6 +45,7 @@ class Memory:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = Database(settings.database_url or settings.home)
         self._fleet_store = FleetStore(self._database)
+        self.health_changes = HealthStore(self._database)
         self._traces: TraceStore | None = None
         self._settings = settings
         self._unsaved: Fleet | None = None

@@ -9,9 +9,11 @@ import msgspec
 
 from ollama_herd.core.decision import Cost
 from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.health.values import Transition
 from ollama_herd.core.request import Attempt
 from ollama_herd.dashboard.queries import BadField, TraceQuery, TrendQuery
 from ollama_herd.dashboard.routes import RecordsUnavailable
+from ollama_herd.router.watch import Watch
 from ollama_herd.store.errors import StoreError
 from ollama_herd.store.queries import StatusClass, TraceFilter
 from ollama_herd.store.stored import (
@@ -206,6 +208,30 @@ class StoreRecords:
         if not node or node in nodes:
             return node
         return next((known.node_id for known in nodes.values() if known.name == node), node)
+
+
+class ChangesAnswer(msgspec.Struct, frozen=True):
+    """Changes of health, the newest first."""
+
+    changes: list[Transition]
+
+
+class HealthRecords:
+    """Health as the dashboard asks for it."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def now(self) -> bytes:
+        """The state of the last look; safe on the event loop, nowhere else."""
+        return msgspec.json.encode(self._watch.health)
+
+    def changes(self, limit: int) -> bytes:
+        """What changed lately. Blocks. Raises RecordsUnavailable."""
+        try:
+            return msgspec.json.encode(ChangesAnswer(self._watch.changes(limit)))
+        except StoreError as error:
+            raise RecordsUnavailable(str(error)) from error
 
 
 def _row(trace: StoredTrace) -> TraceRow:

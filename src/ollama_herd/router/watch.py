@@ -1,7 +1,7 @@
-"""Watches the herd: counts requests that have ended, looks at health, tells and keeps what changed.
+"""Watches the herd: counts ended requests, looks at health, tells and keeps what changed there.
 
-The request path only leaves its traces here. Counting and looking run in a thread, a second's traces
-at a time.
+The request path only leaves its traces here. Counting and looking run in a thread, the traces of a
+second at a time.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from ollama_herd.store.traces import TraceHealth
 COUNT_S = 1.0
 """How often ended requests are counted."""
 
-LOOK_EVERY = 2
-"""Health is looked at with every so many counts: agents report every 2 s."""
+LOOK_EVERY = 3
+"""Health is looked at with every so many counts."""
 
 MAX_ENDED = 100_000
 """Traces that wait to be counted: seconds of the busiest router. Beyond it the oldest are not

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ollama_herd.core.health.values import Seen, Severity, Snapshot
-from ollama_herd.core.health.words import counted, gb, listed, percent, plain, seconds
+from ollama_herd.core.health.words import counted, gb, listed, percent, plain, ram, seconds
 from ollama_herd.core.node import Node, NodeStatus, Pressure, Reach
 
 MEMORY_LEFT_SHARE = 0.05
@@ -87,7 +87,7 @@ def memory_pressure(snapshot: Snapshot) -> Iterator[Seen]:
         free, total = vitals.memory_available_bytes, vitals.memory_total_bytes
         if not total:
             continue
-        text = f"{gb(free)} of {gb(total)} free, pressure {vitals.pressure.value}"
+        text = f"{ram(free)} of {ram(total)} free, pressure {vitals.pressure.value}"
         if vitals.pressure is Pressure.CRITICAL:
             yield _of(Severity.CRITICAL, node, text)
         elif vitals.pressure is Pressure.WARN or free < MEMORY_LEFT_SHARE * total:
@@ -108,7 +108,7 @@ def unused_memory(snapshot: Snapshot) -> Iterator[Seen]:
             continue
         is_idle = not any(engine.loaded for engine in node.engines)
         if free >= UNUSED_BYTES and (is_idle or free >= UNUSED_SHARE * total):
-            yield _of(Severity.INFO, node, f"{gb(free)} of {gb(total)} free, while {why}")
+            yield _of(Severity.INFO, node, f"{ram(free)} of {ram(total)} free, while {why}")
 
 
 def disk(snapshot: Snapshot) -> Iterator[Seen]:
@@ -142,7 +142,7 @@ def swap(snapshot: Snapshot) -> Iterator[Seen]:
         if not any(engine.loaded for engine in node.engines):
             continue
         if used >= SWAP_BYTES and used >= SWAP_SHARE * total:
-            yield _of(Severity.WARNING, node, f"{gb(used)} swapped out of {gb(total)} memory")
+            yield _of(Severity.WARNING, node, f"{ram(used)} swapped out of {ram(total)} memory")
 
 
 def exposure(snapshot: Snapshot) -> Iterator[Seen]:
@@ -154,8 +154,8 @@ def exposure(snapshot: Snapshot) -> Iterator[Seen]:
             "router",
             "router",
             f"listens on {router.host} port {router.port} and asks for no key",
-            "Fine on a network you trust. Else listen on one address (herd --host 127.0.0.1) behind "
-            "a proxy that asks for a key.",
+            "Fine on a network you trust. Else listen on one address (herd --host 127.0.0.1) "
+            "behind a proxy that asks for a key.",
         )
     for node in _present(snapshot):
         for engine in node.engines:

@@ -76,13 +76,13 @@ def loads(snapshot: Snapshot) -> Iterator[Seen]:
                 f"{counted(counts.slow_loads, 'slow load')} in {WINDOW_MINUTES} min, "
                 f"the longest {seconds(counts.slowest_load_s)}"
             )
-            yield _at(Severity.WARNING, node_id, model, snapshot, text)
+            yield _at(Severity.WARNING, (node_id, model), snapshot, text)
         failed = counts.attempts.get(OutcomeKind.ENGINE_ERROR, 0)
         answered = counts.attempts.get(OutcomeKind.COMPLETED, 0)
         if failed >= FAILING_LOADS and not answered and not _is_loaded(snapshot, node_id, model):
             text = f"not loaded, and {counted(failed, 'request')} in {WINDOW_MINUTES} min failed"
             advice = "Its engine's log says why: most often too little memory, or a damaged file."
-            yield _at(Severity.WARNING, node_id, model, snapshot, text, advice)
+            yield _at(Severity.WARNING, (node_id, model), snapshot, text, advice)
 
 
 def context(snapshot: Snapshot) -> Iterator[Seen]:
@@ -97,7 +97,7 @@ def context(snapshot: Snapshot) -> Iterator[Seen]:
                 f"in {WINDOW_MINUTES} min"
             )
             advice = "Ask for a larger num_ctx, or set OLLAMA_CONTEXT_LENGTH of that engine."
-            yield _at(Severity.WARNING, node_id, model, snapshot, text, advice)
+            yield _at(Severity.WARNING, (node_id, model), snapshot, text, advice)
     for _node, replica, loaded in _loaded(snapshot):
         key = canonical_name(replica.model.name)
         used = places.get((replica.node_id, key))
@@ -127,7 +127,7 @@ def stuck_runner(snapshot: Snapshot) -> Iterator[Seen]:
         said = f": {plain(stuck.detail)}" if stuck.detail else ""
         found[stuck.node_id, stuck.model] = f"does not answer a one-token test{said}"
     for (node_id, model), text in found.items():
-        yield _at(Severity.CRITICAL, node_id, model, snapshot, text)
+        yield _at(Severity.CRITICAL, (node_id, model), snapshot, text)
 
 
 def digests(snapshot: Snapshot) -> Iterator[Seen]:
@@ -199,16 +199,12 @@ def _is_loaded(snapshot: Snapshot, node_id: str, model: str) -> bool:
 def _about(
     severity: Severity, replica: Replica, snapshot: Snapshot, text: str, advice: str = ""
 ) -> Seen:
-    return _at(severity, replica.node_id, replica.model.name, snapshot, text, advice)
+    return _at(severity, (replica.node_id, replica.model.name), snapshot, text, advice)
 
 
 def _at(
-    severity: Severity,
-    node_id: str,
-    model: str,
-    snapshot: Snapshot,
-    text: str,
-    advice: str = "",
+    severity: Severity, place: tuple[str, str], snapshot: Snapshot, text: str, advice: str = ""
 ) -> Seen:
+    node_id, model = place
     name = f"{plain(model)} on {node_name(snapshot.fleet, node_id)}"
     return Seen(severity, f"{node_id}:{model}", name, text, advice, node_id=node_id, model=model)

@@ -139,7 +139,8 @@ def store(snapshot: Snapshot) -> Iterator[Seen]:
         )
         yield Seen(Severity.WARNING, "store", "traces", text)
     elif state.dropped_recently:
-        text = f"{state.dropped_recently:,} traces lost in {WINDOW_MINUTES} min, {state.dropped:,} in all"
+        lost = f"{state.dropped_recently:,} traces lost in {WINDOW_MINUTES} min"
+        text = f"{lost}, {state.dropped:,} in all"
         yield Seen(Severity.WARNING, "store", "traces", text)
     elif state.pending >= PENDING_TRACES:
         text = f"{state.pending:,} traces wait for the disk"

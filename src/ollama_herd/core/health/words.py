@@ -22,6 +22,11 @@ def gb(count_bytes: float) -> str:
     return f"{count_bytes / 1e9:.1f} GB"
 
 
+def ram(count_bytes: float) -> str:
+    """Bytes in 2^30, called GB, as memory is sold."""
+    return f"{count_bytes / 2**30:.1f} GB"
+
+
 def percent(part: float, whole: float) -> str:
     share = 100.0 * part / whole if whole else 0.0
     return f"{share:.1f} %" if share < 9.95 else f"{share:.0f} %"
