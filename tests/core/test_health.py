@@ -128,9 +128,10 @@ def turned_away(kind: RefusalKind) -> list[Trace]:
 
 
 def predicted(ratio: float) -> list[Trace]:
-    """Requests that took `ratio` times what was predicted (812.75 ms)."""
-    tried = attempt(node_id="a", model=NAME, started_ms=0.0, ended_ms=812.75 * ratio)
-    return ended(60, attempts=(tried,), decision=with_context(8192))
+    """Requests whose first token took `ratio` times what was predicted."""
+    tried = attempt(node_id="a", model=NAME, started_ms=10.0, first_byte_ms=10 + 50 * ratio)
+    decision = msgspec.structs.replace(with_context(8192), first_token_ms=50.0)
+    return ended(60, attempts=(tried,), decision=decision)
 
 
 def skewed(seconds: float) -> Snapshot:

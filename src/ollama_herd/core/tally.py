@@ -214,20 +214,15 @@ class Counts:
             self.slow_loads += 1
 
     def _add_error(self, trace: Trace, attempt: Attempt) -> None:
-        winner = trace.decision.winner if trace.decision is not None else None
-        if winner is None or attempt.outcome is not OutcomeKind.COMPLETED:
+        """The first token's time where it can be seen: it does not hang on the answer's length."""
+        decision = trace.decision
+        if decision is None or attempt.outcome is not OutcomeKind.COMPLETED:
             return
-        cost = winner.cost
-        predicted_ms = (
-            cost.loaded_state_ms
-            + cost.queue_depth_ms
-            + cost.latency_history_ms
-            + cost.availability_trend_ms
-            + cost.context_fit_ms
-            + min(0.0, cost.prefix_affinity_ms)
-        )
-        if predicted_ms > 0:
-            self.error.add((attempt.ended_ms - attempt.started_ms) / predicted_ms)
+        is_stream = trace.request.stream
+        predicted_ms = decision.first_token_ms if is_stream else decision.answer_ms
+        ended_ms = attempt.first_byte_ms if is_stream else attempt.ended_ms
+        if predicted_ms > 0 and ended_ms >= attempt.started_ms:
+            self.error.add((ended_ms - attempt.started_ms) / predicted_ms)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Count a try on this key's node."""

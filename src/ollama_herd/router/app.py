@@ -72,11 +72,7 @@ class Herd:
             self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
-        gate = Gate(
-            clients=settings.allowed_clients,
-            hosts=own_host_names() | {settings.host, *settings.allowed_hosts},
-            origins=settings.allowed_origins,
-        )
+        gate = _gate(settings)
         self.watch = Watch(
             fleet=lambda: self.registry.fleet,
             queue=self.dispatcher.queue,
@@ -186,6 +182,14 @@ class Herd:
     def _node_name(self, node_id: str) -> str:
         node = self.registry.fleet.nodes.get(node_id)
         return node.name if node is not None else node_id
+
+
+def _gate(settings: RouterSettings) -> Gate:
+    return Gate(
+        clients=settings.allowed_clients,
+        hosts=own_host_names() | {settings.host, *settings.allowed_hosts},
+        origins=settings.allowed_origins,
+    )
 
 
 def _silence(settings: RouterSettings) -> SilenceLimits:

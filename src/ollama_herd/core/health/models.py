@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ollama_herd.core.filters import served_digest
+from ollama_herd.core.digests import digest_conflicts
 from ollama_herd.core.fleet import engine_replicas
 from ollama_herd.core.health.values import Seen, Severity, Snapshot
 from ollama_herd.core.health.words import counted, gb, listed, node_name, percent, plain, seconds
@@ -132,13 +132,13 @@ def stuck_runner(snapshot: Snapshot) -> Iterator[Seen]:
 
 def digests(snapshot: Snapshot) -> Iterator[Seen]:
     """One name, different models."""
-    for model, replicas in snapshot.fleet.replicas.items():
-        served = served_digest(replicas)
-        other = sorted({r.node_id for r in replicas if r.model.digest and r.model.digest != served})
-        if other:
-            names = [node_name(snapshot.fleet, node_id) for node_id in other]
-            text = f"{listed(names)} has another model of this name; it is not used"
-            yield Seen(Severity.WARNING, model, plain(model), text, model=model)
+    for conflict in digest_conflicts(snapshot.fleet):
+        nodes = sorted({node_id for _, holders in conflict.others for node_id in holders})
+        names = listed([node_name(snapshot.fleet, node_id) for node_id in nodes])
+        text = f"other models under this name on {names}; they are not used"
+        yield Seen(
+            Severity.WARNING, conflict.model, plain(conflict.model), text, model=conflict.model
+        )
 
 
 def duplicates(snapshot: Snapshot) -> Iterator[Seen]:
