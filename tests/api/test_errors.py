@@ -195,6 +195,8 @@ def test_a_refusal_keeps_its_reason(kind: RefusalKind) -> None:
     error = refused(Refusal(kind, message, retry_after_s=7), "m", chat)
     if kind is RefusalKind.UNKNOWN_MODEL:
         assert (error.status, error.message) == (404, "model 'm' not found")
+    elif kind is RefusalKind.WRONG_KIND:
+        assert (error.status, error.message) == (400, message)
     else:
         assert (error.status, error.message, error.retry_after_s) == (503, message, 7)
     assert error.code == kind.value

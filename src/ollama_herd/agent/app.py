@@ -14,6 +14,7 @@ from ollama_herd import __version__
 from ollama_herd.agent.address import EngineAddress, parse_engine_url, parse_ollama_host
 from ollama_herd.agent.collect import Collector
 from ollama_herd.agent.descriptors import allow_many
+from ollama_herd.agent.engine_media import Purpose
 from ollama_herd.agent.engine_watch import (
     OWN_ENGINE,
     Engines,
@@ -29,6 +30,7 @@ from ollama_herd.agent.reporter import FixedRouter, Reporter, Routers
 from ollama_herd.clock import now_s
 from ollama_herd.config import NodeSettings
 from ollama_herd.core.node import EngineKind
+from ollama_herd.core.request import Kind
 from ollama_herd.discovery import RouterBrowser
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -127,10 +129,15 @@ class _Agent:
         return await stack.enter_async_context(RouterBrowser())
 
     async def _watches(self, around: Surroundings) -> list[EngineWatch]:
+        media = [
+            EngineWatch(address, around, purpose=purpose)
+            for address, purpose in media_servers(self._settings)
+        ]
         if self._settings.engine:
-            return [EngineWatch(address, around) for address in distinct(self._settings.engine)]
+            engines = [EngineWatch(address, around) for address in distinct(self._settings.engine)]
+            return engines + media
         address = await own_engine(os.environ.get("OLLAMA_HOST", ""), self._say)
-        return [EngineWatch(address, around, fallback=OWN_ENGINE)]
+        return [EngineWatch(address, around, fallback=OWN_ENGINE), *media]
 
     def _sections(self) -> Sections:
         return Sections(
@@ -148,6 +155,20 @@ def distinct(urls: Iterable[str]) -> list[EngineAddress]:
         address = parse_engine_url(url)
         found.setdefault(engine_id(EngineKind.OLLAMA, address), address)
     return list(found.values())
+
+
+def media_servers(settings: NodeSettings) -> list[tuple[EngineAddress, Purpose]]:
+    """The servers for pictures and speech that the settings name, each with what it is for."""
+    found: dict[tuple[Kind, EngineAddress], tuple[str, ...]] = {}
+    for kind, servers in (
+        (Kind.IMAGE, settings.image_engine),
+        (Kind.SPEECH, settings.speech_engine),
+    ):
+        for server in servers:
+            name, _, url = server.rpartition("=")
+            place = (kind, parse_engine_url(url))
+            found[place] = (*found.get(place, ()), *([name] if name else []))
+    return [(address, Purpose(kind, names)) for (kind, address), names in found.items()]
 
 
 async def own_engine(ollama_host: str, say: Say) -> EngineAddress:

@@ -16,11 +16,13 @@ from ollama_herd.agent.background import start_in_thread
 from ollama_herd.agent.engine import EngineFailure, EngineHttp, EngineProbe, Findings
 from ollama_herd.agent.engine_detect import HerdRouterFound, detect
 from ollama_herd.agent.engine_limits import Limits, read_limits
+from ollama_herd.agent.engine_media import MediaProbe, Purpose
 from ollama_herd.agent.engine_ollama import OllamaProbe
 from ollama_herd.agent.engine_openai import OpenAiProbe
 from ollama_herd.agent.reach import find_reach, is_this_machine
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, EngineReport, Reach
+from ollama_herd.core.request import Kind
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 _log = structlog.get_logger(__name__)
@@ -71,8 +73,11 @@ class EngineWatch:
         address: EngineAddress,
         around: Surroundings,
         fallback: EngineAddress | None = None,
+        purpose: Purpose | None = None,
     ) -> None:
+        """`purpose` of a server for pictures or speech; without it the engine tells what it is."""
         self.address = address
+        self._purpose = purpose
         self._around = around
         self._fallback = fallback
         self._probe: EngineProbe | None = None
@@ -83,8 +88,8 @@ class EngineWatch:
         self._seen_as = ""
         self.looked = asyncio.Event()
         self.report = EngineReport(
-            engine_id=engine_id(EngineKind.OLLAMA, address),
-            kind=EngineKind.OLLAMA,
+            engine_id=self._id(EngineKind.OLLAMA),
+            kind=EngineKind.OLLAMA if purpose is None else EngineKind.OPENAI,
             port=address.port,
             error=f"{address.netloc} has not been asked yet",
         )
@@ -127,11 +132,17 @@ class EngineWatch:
 
     async def _identify(self) -> EngineProbe:
         http = EngineHttp(self._around.session, self.address)
+        if self._purpose is not None:
+            self._probe = self._probe or MediaProbe(http, self._purpose)
+            return self._probe
         kind = await detect(http)
         if self._probe is None or self._probe.kind is not kind:
             await self._close_probe()
             self._probe = _PROBES[kind](http)
         return self._probe
+
+    def _id(self, kind: EngineKind) -> str:
+        return engine_id(kind if self._purpose is None else self._purpose.kind, self.address)
 
     async def _close_probe(self) -> None:
         if self._probe is not None:
@@ -151,19 +162,24 @@ class EngineWatch:
         self._findings = findings
         self._publish(
             EngineReport(
-                engine_id=engine_id(kind, self.address),
+                engine_id=self._id(kind),
                 kind=kind,
                 port=self.address.port,
                 reach=reach,
                 version=findings.version,
                 models=findings.models,
                 loaded=findings.loaded,
-                slots=_first_told(self._around.slots, findings.slots, self._limits.slots),
+                slots=self._slots(findings),
                 max_loaded=_first_told(findings.max_loaded, self._limits.max_loaded),
                 speaks_anthropic=findings.speaks_anthropic,
                 context_length=self._limits.context_length,
             )
         )
+
+    def _slots(self, findings: Findings) -> int | None:
+        if self._purpose is not None:  # `slots` of the settings are those of text
+            return findings.slots
+        return _first_told(self._around.slots, findings.slots, self._limits.slots)
 
     def _take_failure(self, failure: EngineFailure) -> None:
         """The models stay, so that the router can tell why they cannot be used now."""
@@ -237,7 +253,7 @@ class Engines:
         return None
 
 
-def engine_id(kind: EngineKind, address: EngineAddress) -> str:
+def engine_id(kind: EngineKind | Kind, address: EngineAddress) -> str:
     """`ollama-11434`; with the host where that is not this machine by all means."""
     host = "" if address.is_loopback else f"{address.host}-"
     return f"{kind.value}-{host}{address.port}"
@@ -266,7 +282,11 @@ def describe_engine(report: EngineReport, address: EngineAddress) -> str:
     if report.error:
         return f"engine: {report.error}"
     name = "Ollama" if report.kind is EngineKind.OLLAMA else "OpenAI-compatible engine"
+    name = _MEDIA_NAMES.get(report.engine_id.partition("-")[0], name)
     version = f" {report.version}" if report.version else ""
     count = len(report.models)
     models = "1 model" if count == 1 else f"{count} models" if count else "no models yet"
     return f"engine: {name}{version} at {address.netloc}, {models}"
+
+
+_MEDIA_NAMES = {Kind.IMAGE.value: "image server", Kind.SPEECH.value: "transcription server"}

@@ -36,6 +36,19 @@ _ROWS = (
     Endpoint("/v1/messages", Kind.CHAT, Dialect.ANTHROPIC, translatable=True),
 )
 
+_MEDIA_ROWS = (
+    Endpoint("/v1/images/generations", Kind.IMAGE, Dialect.OPENAI),
+    Endpoint("/api/generate-image", Kind.IMAGE, Dialect.OLLAMA),
+    Endpoint("/v1/images/edits", Kind.IMAGE, Dialect.OPENAI),
+    Endpoint("/v1/audio/transcriptions", Kind.SPEECH, Dialect.OPENAI),
+    Endpoint("/v1/audio/translations", Kind.SPEECH, Dialect.OPENAI),
+    Endpoint("/api/transcribe", Kind.SPEECH, Dialect.OLLAMA),
+)
+
+MEDIA: Mapping[bytes, Endpoint] = MappingProxyType({row.path.encode(): row for row in _MEDIA_ROWS})
+"""Pictures and speech. They take seconds and their bodies may be recordings, so they do not go
+over the data plane of text; what follows the reading of the body is the same."""
+
 INFERENCE: Mapping[bytes, Endpoint] = MappingProxyType({row.path.encode(): row for row in _ROWS})
 """By raw path, as it stands in the request line without the query."""
 

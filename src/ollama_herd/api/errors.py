@@ -237,6 +237,8 @@ def refused(refusal: Refusal, model: str, endpoint: Endpoint) -> ApiError:
     """The scheduler's refusal of a request for `model`, its message as it is."""
     if refusal.kind is RefusalKind.UNKNOWN_MODEL:
         return unknown_model(model, endpoint)
+    if refusal.kind is RefusalKind.WRONG_KIND:
+        return ApiError(400, refusal.message, refusal.kind.value)
     return ApiError(
         503,
         refusal.message,

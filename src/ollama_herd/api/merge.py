@@ -13,10 +13,19 @@ import msgspec
 
 from ollama_herd.api.errors import ApiError, unknown_listed_model
 from ollama_herd.api.gojson import escape_html
+from ollama_herd.core.abilities import purpose
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.fleet import USABLE, Fleet
 from ollama_herd.core.names import DEFAULT_NAMESPACE, DEFAULT_TAG, canonical_name
-from ollama_herd.core.node import EngineKind, EngineReport, LoadedModel, ModelDetails, Replica
+from ollama_herd.core.node import (
+    EngineKind,
+    EngineReport,
+    LoadedModel,
+    Model,
+    ModelDetails,
+    Replica,
+)
+from ollama_herd.core.request import Kind
 from ollama_herd.core.times import NO_TIME, parse_time
 
 API_VERSION = "0.33.0"
@@ -64,11 +73,18 @@ class _Running(msgspec.Struct, frozen=True):
     context_length: int
 
 
-class _OpenAiModel(msgspec.Struct, frozen=True):
+class _OpenAiModel(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     object: str
     created: int
     owned_by: str
+    kind: str = "text"
+
+
+class _ImageModel(msgspec.Struct, frozen=True):
+    name: str
+    type: str
+    nodes: tuple[str, ...]
 
 
 class _Listed(msgspec.Struct, frozen=True):
@@ -87,7 +103,8 @@ def tags(fleet: Fleet) -> bytes:
 def models(fleet: Fleet) -> bytes:
     """The body of `/v1/models`; ids as the engines list them."""
     data = [
-        _openai_model(listed.replica.model.name, listed.modified_s) for listed in _listed(fleet)
+        _openai_model(listed.replica.model.name, listed.modified_s, listed.replica.model)
+        for listed in _listed(fleet)
     ]
     return _encoded({"object": "list", "data": data}) + b"\n"
 
@@ -97,7 +114,22 @@ def model(fleet: Fleet, name: str) -> bytes | ApiError:
     replicas = fleet.replicas.get(canonical_name(name))
     if not replicas:
         return unknown_listed_model(name)
-    return _encoded(_openai_model(name, _entry(replicas).modified_s)) + b"\n"
+    entry = _entry(replicas)
+    return _encoded(_openai_model(name, entry.modified_s, entry.replica.model)) + b"\n"
+
+
+def image_models(fleet: Fleet) -> bytes:
+    """The body of `/api/image-models`: who makes pictures, and on which nodes."""
+    found = [
+        _ImageModel(
+            name=replicas[0].model.name,
+            type=Kind.IMAGE.value,
+            nodes=tuple(sorted({fleet.nodes[r.node_id].name for r in replicas})),
+        )
+        for _, replicas in sorted(fleet.replicas.items())
+        if any(purpose(replica.model) == Kind.IMAGE for replica in replicas)
+    ]
+    return _encoded({"models": found})
 
 
 def ps(fleet: Fleet) -> bytes:
@@ -218,10 +250,18 @@ def _expiry(loaded: LoadedModel) -> tuple[int, int]:
     return parse_time(loaded.expires_at or NEVER)
 
 
-def _openai_model(model: str, modified_s: tuple[int, int]) -> _OpenAiModel:
+def _openai_model(model: str, modified_s: tuple[int, int], known: Model) -> _OpenAiModel:
+    """`kind` is there only for models that a chat client must not offer for text."""
     parts = model.rsplit("/", 2)
     owner = parts[-2] if len(parts) > 1 and parts[-2] else DEFAULT_NAMESPACE
-    return _OpenAiModel(id=model, object="model", created=modified_s[0], owned_by=owner)
+    return _OpenAiModel(
+        id=model, object="model", created=modified_s[0], owned_by=owner, kind=_kind(known)
+    )
+
+
+def _kind(model: Model) -> str:
+    found = purpose(model)
+    return found if found in (Kind.IMAGE, Kind.SPEECH) else "text"
 
 
 def _tagged(name: str) -> str:

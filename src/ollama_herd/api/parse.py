@@ -52,6 +52,9 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     the client sent it with a Content-Encoding: that header must not go on. `prefix` are hashes of
     the prompt's blocks (`core.prefix.block_chain`); they are good in this process only. `tags` are
     what the body says it belongs to (`api.wishes`).
+    the prompt's blocks (`core.prefix.block_chain`); they are good in this process only.
+    `work` and `media` are of requests for pictures and speech: how much there is to do, as in
+    `core.request.InferenceRequest`, and what makes the call for a replica (`router/media.py`).
     """
 
     model: str
@@ -72,6 +75,8 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     unpacked: bool = False
     prefix: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
+    work: int = 0
+    media: Callable[..., Any] | None = None
 
 
 def read_request(

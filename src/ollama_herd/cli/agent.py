@@ -30,10 +30,12 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - the signature is Typer
 
 
 @app.command()
-def herd_node(
+def herd_node(  # noqa: PLR0913 - an argument an option
     *,
     router: Annotated[str | None, _option("router", "URL")] = None,
     engine: Annotated[list[str] | None, _option("engine", "URL")] = None,
+    image_engine: Annotated[list[str] | None, _option("image_engine", "URL")] = None,
+    speech_engine: Annotated[list[str] | None, _option("speech_engine", "URL")] = None,
     name: Annotated[str | None, _option("name", "NAME")] = None,
     home: Annotated[str | None, _option("home", "FOLDER")] = None,
     relay_port: Annotated[str | None, _option("relay_port", "PORT")] = None,
@@ -43,10 +45,12 @@ def herd_node(
         bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Let this machine's engines answer for the herd. --engine may be given several times."""
+    """Let this machine's engines answer for the herd. The --…engine options may be repeated."""
     flags: dict[str, object] = {
         "router": router,
         "engine": engine,
+        "image_engine": image_engine,
+        "speech_engine": speech_engine,
         "name": name,
         "home": home,
         "relay_port": relay_port,

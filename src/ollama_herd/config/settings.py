@@ -134,6 +134,27 @@ def _as_database(value: object) -> object:
 
 
 Words = NoDecode, BeforeValidator(_as_words)
+
+
+def _as_servers(value: object) -> object:
+    """Like `_as_engines`, each with `NAME=` before its URL where the server names no model."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(dict.fromkeys(_as_server(item.strip()) for item in value))
+    return value
+
+
+def _as_server(text: str) -> str:
+    name, separator, url = text.rpartition("=")
+    if separator and not name.strip():
+        raise ValueError(f"{text!r} names no model before '='")
+    if separator:
+        return f"{name.strip()}={_as_engine(url.strip())}"
+    return _as_engine(text)
+
+
+Servers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_servers)]
 Home = Annotated[Path, BeforeValidator(_as_home)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
@@ -199,6 +220,9 @@ class RouterSettings(Settings):
         description="what carries inference requests: own protocol, or the slower aiohttp",
     )
     max_body_bytes: Count = Field(default=256 * 2**20, description="largest accepted request body")
+    max_upload_bytes: Count = Field(
+        default=2 * 2**30, description="largest accepted recording; long ones wait on the disk"
+    )
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=16384, description="largest accepted request head"
     )
@@ -272,6 +296,14 @@ class NodeSettings(Settings):
     engine: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_engines)] = Field(
         default=(),
         description="URL of an engine; Ollama at OLLAMA_HOST or its default when not given",
+    )
+    image_engine: Servers = Field(
+        default=(),
+        description="URL of an OpenAI-compatible image server; MODEL=URL where it lists no models",
+    )
+    speech_engine: Servers = Field(
+        default=(),
+        description="the same for transcription servers: whisper.cpp, Speaches, vLLM and others",
     )
     name: Annotated[str, Field(max_length=100)] = Field(
         default="", description="name of this node; the host name when not given"

@@ -32,7 +32,9 @@ def learn(load: Load, run: Running, usage: Usage | None, now_s: float) -> None:
     predictor = load.predictor
     lengths = predictor.lengths
     output = float(said.output_tokens if said.output_tokens is not None else run.tokens)
-    if output > 0:
+    if request.work:
+        output = float(request.work)
+    elif output > 0:
         lengths.learn_output(request, output)
     prompt, cached = run.prompt, run.cached
     if said.prompt_tokens:
@@ -90,7 +92,7 @@ def _decode(run: Running, said: Usage, now_s: float) -> tuple[float | None, floa
         return None, None, False
     if said.decode_ms is not None:
         decode_s = said.decode_ms / 1e3
-    elif run.request.stream:
+    elif run.request.stream or run.request.work:
         decode_s = passed_s
     else:
         return None, None, False

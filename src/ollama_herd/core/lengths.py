@@ -105,7 +105,9 @@ class Lengths:
         self._means: dict[tuple[str, str | int], Mean] = {}
 
     def output_tokens(self, request: InferenceRequest) -> float:
-        """Expected answer length; 0 for what generates nothing."""
+        """Expected answer length; 0 for what generates nothing, the work of what writes none."""
+        if request.work:
+            return float(request.work)
         if request.kind is Kind.EMBED or request.is_load_only:
             return 0.0
         model = self._models.get(request.model_key)

@@ -8,7 +8,7 @@ import msgspec
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.load import Load
-from ollama_herd.core.request import InferenceRequest, Priority, Refusal, RefusalKind
+from ollama_herd.core.request import InferenceRequest, Kind, Priority, Refusal, RefusalKind
 from ollama_herd.core.shares import Shares
 from ollama_herd.core.waiting import WaitingRoom
 from ollama_herd.core.waits import expected_starts
@@ -129,6 +129,10 @@ def refusal(
     retry_s = min(max(math.ceil(expected_s), 1), RETRY_AFTER_MAX_S)
     if kind is RefusalKind.UNKNOWN_MODEL:
         return Refusal(kind, request.model)
+    if kind is RefusalKind.WRONG_KIND:
+        does = {Kind.IMAGE: "makes no pictures", Kind.SPEECH: "does not write down speech"}
+        what = does.get(request.kind, "cannot do that")
+        return Refusal(kind, f"model '{request.model}' {what}; GET /v1/models tells who does")
     if kind is RefusalKind.QUEUE_FULL:
         text = (
             f"the queue is full: {waiting} requests are waiting, and '{request.model}' would "

@@ -56,6 +56,8 @@ def remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> fl
             return run.output * step_s + max(late_s * LATE_SHARE, LEAST_S)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
     streamed = run.tokens or (now_s - began_s) / step_s
+    if run.request.work:
+        return max(run.request.work - streamed, 0.0) * step_s + LEAST_S
     lengths = node.lengths
     rest = lengths.residual_tokens(run.request.model_key, streamed, run.request.max_tokens)
     return max(rest * step_s, LEAST_S)

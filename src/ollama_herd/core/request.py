@@ -11,6 +11,8 @@ class Kind(enum.StrEnum):
     CHAT = "chat"
     GENERATE = "generate"
     EMBED = "embed"
+    IMAGE = "image"  # text to pictures
+    SPEECH = "speech"  # a recording to text
 
 
 class Dialect(enum.StrEnum):
@@ -53,6 +55,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     is_load_only: bool = False  # an empty prompt: load (or unload), generate nothing
     # `prefix.block_chain` of the prompt; () when nobody computed it. Not for traces.
     prefix: tuple[int, ...] = ()
+    # Of pictures and speech, which have no tokens to count: what there is to do, in units that
+    # take about equally long (a step of a picture, a second of sound). 0 for all others.
+    work: int = 0
 
 
 class OutcomeKind(enum.StrEnum):
@@ -103,6 +108,7 @@ class RefusalKind(enum.StrEnum):
     QUEUE_FULL = "queue_full"  # as many wait as may
     QUEUE_TIMEOUT = "queue_timeout"  # waited as long as a request may
     DRAINING = "draining"  # the router is shutting down
+    WRONG_KIND = "wrong_kind"  # the model is known, and does something else
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ of a model, eviction plans) is thrown away as soon as what it was made from has 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ollama_herd.core.abilities import is_able
 from ollama_herd.core.decision import (
     Candidate,
     Cost,
@@ -87,6 +88,8 @@ def rank(
     places, rejected = board.places, board.rejected
     if excluded:
         places, rejected = _without(places, rejected, excluded)
+    if ask.request.work:
+        places, rejected = _able(places, rejected, ask)
     if ask.load.barred:
         places, rejected = _working(places, rejected, ask)
     more = len(places) - PRICED_IN_FULL
@@ -150,6 +153,20 @@ def _without(
         if place.load.key in excluded
     )
     return left, rejected + tried
+
+
+def _able(
+    places: Sequence[Place], rejected: tuple[Rejected, ...], ask: Ask
+) -> tuple[list[Place], tuple[Rejected, ...]]:
+    """Leave out replicas whose model does something else than what was asked for."""
+    kind = ask.request.kind
+    left = [place for place in places if is_able(place.replica, kind)]
+    unable = tuple(
+        Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.MISSING_CAPABILITY)
+        for place in places
+        if not is_able(place.replica, kind)
+    )
+    return left, rejected + unable
 
 
 def _working(

@@ -7,7 +7,7 @@ and pure; `router/dispatcher.py` owns the one instance and turns the effects int
 from collections.abc import Iterable, Sequence
 
 from ollama_herd.core import learning
-from ollama_herd.core.decision import Rejected
+from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
@@ -235,6 +235,8 @@ class Scheduler:
             return refusal(RefusalKind.UNKNOWN_MODEL, request, self._fleet)
         if is_waiting_for_report(rejected):
             return None
+        if all(r.reason is Eliminated.MISSING_CAPABILITY for r in rejected):
+            return refusal(RefusalKind.WRONG_KIND, request, self._fleet)
         return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
 
     def _enqueue(

@@ -22,6 +22,7 @@ from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
 from ollama_herd.router.listening import Listening, listen
+from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
@@ -101,6 +102,7 @@ class Herd:
             watch=self.watch,
             changes_allowed=settings.allow_destructive,
         )
+        MediaRoutes(parts, settings).add_to(app)
         self._runner = web.AppRunner(
             app,
             handler_cancellation=True,

@@ -4,8 +4,9 @@ Same dialect: the request body and every byte of the answer pass untouched. Anot
 translation from `api.translate` stands between, for this attempt only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
+from typing import Any, cast
 
 import msgspec
 
@@ -19,10 +20,11 @@ from ollama_herd.core.node import Endpoint as EngineAddress
 from ollama_herd.core.node import EngineKind
 from ollama_herd.core.request import Dialect, OutcomeKind, Usage
 from ollama_herd.core.routing import Candidate
-from ollama_herd.router.connection import EngineConnection
+from ollama_herd.router.connection import EngineConnection, Patience
 from ollama_herd.router.frames import FrameGate
 from ollama_herd.router.journal import Journal
 from ollama_herd.router.reply import HOP_BY_HOP, Headers, Reply
+from ollama_herd.router.upstream import LongBody, Upstream
 from ollama_herd.router.wire import RequestHead
 
 NOT_FOR_ENGINES = HOP_BY_HOP | {
@@ -80,6 +82,7 @@ class Call:
         "framed_by_length",
         "head",
         "is_stream",
+        "long_body",
     )
 
     def __init__(
@@ -89,7 +92,10 @@ class Call:
         engine_endpoint: Endpoint,
         *,
         translation: Translation | None = None,
+        long_body: LongBody | None = None,
     ) -> None:
+        """`long_body` stands for a `body` that is too long to be held."""
+        self.long_body = long_body
         self.head = head
         self.body = body
         self.engine_endpoint = engine_endpoint
@@ -97,6 +103,14 @@ class Call:
         self.is_stream = False
         self.framed_by_length = False
         self._translation = translation
+
+    def send(
+        self, upstream: Upstream, address: EngineAddress, patience: Patience | None = None
+    ) -> Coroutine[Any, Any, EngineConnection]:
+        """`Upstream.send` of this call."""
+        if self.long_body is not None:
+            return upstream.send_long(address, self.head, self.long_body, patience)
+        return upstream.send(address, self.head, self.body, patience)
 
     async def relay(
         self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
@@ -284,7 +298,10 @@ def prepare_call(
 
     `path` when another one than the client's is to be called.
     """
-    replica, raw_path = candidate.replica, path or head.path
+    replica = candidate.replica
+    if parsed.media is not None:
+        return cast("Call | ApiError", parsed.media(replica))
+    raw_path = path or head.path
     headers: Headers = head.headers
     if parsed.unpacked:
         headers = [(name, value) for name, value in headers if name != b"content-encoding"]

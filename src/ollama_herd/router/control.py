@@ -59,6 +59,7 @@ def control_app(
         add(method, "/", answers.root)
         add(method, "/api/version", answers.version)
         add(method, "/api/tags", answers.tags)
+    add("GET", "/api/image-models", answers.image_models)
     add("GET", "/api/status", answers.status)
     add("GET", "/v1/models", answers.models)
     add("GET", "/v1/models/{model}", answers.model)
@@ -106,6 +107,9 @@ class _Answers:
 
     async def tags(self, _request: web.Request) -> web.Response:
         return _json(merge.tags(self._registry.fleet))
+
+    async def image_models(self, _request: web.Request) -> web.Response:
+        return _json(merge.image_models(self._registry.fleet))
 
     async def models(self, _request: web.Request) -> web.Response:
         return _json(merge.models(self._registry.fleet), "application/json")

@@ -24,6 +24,12 @@ from ollama_herd.router.wire import RequestHead
 
 FOR_EVER_S = float("inf")
 
+MEDIA_KINDS = frozenset({Kind.IMAGE, Kind.SPEECH})
+
+MEDIA_PATIENCE_S = 900.0
+"""A picture on a slow machine and an hour of speech take minutes, and nothing is heard meanwhile;
+agents bound their own services."""
+
 HELD_ANSWER_BYTES = 65536
 """An engine's 5xx is held back up to this size while other nodes are tried."""
 
@@ -123,6 +129,8 @@ class Exchange:
         limits = self.parts.silence
         if not limits.hedge:
             return FOR_EVER_S
+        if self.endpoint.kind in MEDIA_KINDS:
+            return max(limits.hedge_ceiling_s, MEDIA_PATIENCE_S)
         expected = self.parts.dispatcher.expectation(lease)
         return first_byte_patience_s(limits, expected, is_whole=self.is_whole)
 

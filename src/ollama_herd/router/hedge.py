@@ -105,7 +105,7 @@ class _Race:
         younger = Contender(lease, decision, candidate, call, journal.since_ms())
         self._patient_until_s = monotonic_s() + exchange.first_byte_patience_s(lease)
         address = candidate.replica.endpoint
-        self._start(younger, parts.upstream.send(address, call.head, call.body))
+        self._start(younger, call.send(parts.upstream, address))
 
     async def _has_answered(self, task: asyncio.Task[Sent], contender: Contender) -> bool:
         """Whether this try won; one that failed is out of the race."""

@@ -45,9 +45,16 @@ _log = structlog.get_logger(__name__)
 
 
 async def serve(
-    parts: Parts, endpoint: Endpoint, head: RequestHead, body: bytes, reply: Reply
+    parts: Parts,
+    endpoint: Endpoint,
+    head: RequestHead,
+    body: bytes | ParsedBody | ApiError,
+    reply: Reply,
 ) -> None:
-    """Answer one request; exactly one trace is written, however it ends."""
+    """Answer one request; exactly one trace is written, however it ends.
+
+    `body` is as it came, or what another reader made of it (`router.media`).
+    """
     exchange = Exchange(parts, endpoint, head, reply)
     journal = exchange.journal
     try:
@@ -56,7 +63,7 @@ async def serve(
             exchange.refuse(allowed)
             return
         exchange.more = allowed
-        parsed = read_request(endpoint, body, head.encoding)
+        parsed = read_request(endpoint, body, head.encoding) if isinstance(body, bytes) else body
         if isinstance(parsed, ApiError):
             exchange.refuse(parsed)
             return
@@ -107,7 +114,7 @@ async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceR
     """The first fallback model that a node can serve; False when there is none."""
     more = exchange.more
     for name in parsed.fallback_models:
-        body = replace_model(parsed.body, name)
+        body = replace_model(parsed.body, name) if parsed.body else b""
         other = msgspec.structs.replace(parsed, model=name, body=body, fallback_models=())
         key = canonical_name(name)
         served = (b"X-Herd-Model", header_text(name))  # the fallback that answered, if one did
@@ -125,7 +132,7 @@ async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceR
     return False
 
 
-_FALLS_BACK = frozenset({RefusalKind.UNKNOWN_MODEL, RefusalKind.NO_NODE})
+_FALLS_BACK = frozenset({RefusalKind.UNKNOWN_MODEL, RefusalKind.NO_NODE, RefusalKind.WRONG_KIND})
 
 
 async def _unload(exchange: Exchange, parsed: ParsedBody, model_key: str) -> bool:
@@ -182,7 +189,7 @@ async def _attempt(
     replica = candidate.replica
     started_ms = journal.since_ms()
     try:
-        connection = await upstream.send(replica.endpoint, call.head, call.body, exchange.patience)
+        connection = await call.send(upstream, replica.endpoint, exchange.patience)
     except UpstreamFailed as failure:
         journal.end(failure.outcome, detail=failure.detail)
         return failure.outcome, None
@@ -325,4 +332,5 @@ def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
         fallback_models=parsed.fallback_models,
         is_load_only=parsed.is_load_only,
         prefix=parsed.prefix,
+        work=parsed.work,
     )

@@ -6,6 +6,8 @@ HTTP/1.0, chunked uploads, `Expect: 100-continue`, requests after a handed-over 
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -131,14 +133,19 @@ def slow_inference(parts: Parts, endpoint: Endpoint, limits: Limits) -> Handler:
         body = await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
         head = request_head(request)
         reply = BufferedReply(request)
-        pump = asyncio.ensure_future(reply.pump())
-        try:
-            await serve(parts, endpoint, head, body, reply)
-            return await pump
-        finally:
-            pump.cancel()
+        return await pumped(reply, serve(parts, endpoint, head, body, reply))
 
     return handle
+
+
+async def pumped(reply: BufferedReply, serving: Coroutine[Any, Any, None]) -> web.StreamResponse:
+    """Serve a request and write its reply as it comes."""
+    pump = asyncio.ensure_future(reply.pump())
+    try:
+        await serving
+        return await pump
+    finally:
+        pump.cancel()
 
 
 def request_head(request: web.Request) -> RequestHead:

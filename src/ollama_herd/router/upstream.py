@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import Endpoint
 from ollama_herd.core.request import OutcomeKind
 from ollama_herd.router.connection import EngineConnection, Patience, UpstreamFailed
+from ollama_herd.tasks import cancel_and_wait, spawn
 
-__all__ = ["EngineConnection", "Upstream", "UpstreamFailed"]
+__all__ = ["EngineConnection", "LongBody", "UploadConnection", "Upstream", "UpstreamFailed"]
 
 IDLE_EXPIRY_S = 4.0
 """llama.cpp's server closes idle connections after 5 s; Ollama never does."""
@@ -19,6 +22,50 @@ later may only have thought it idle."""
 
 IDLE_PER_ENDPOINT = 64
 """Idle connections kept to one engine; more than any engine's slots, small for its sockets."""
+
+
+SEND_STALL_S = 60.0
+"""An engine that takes no byte of a long body for so long has stopped reading."""
+
+
+class LongBody(Protocol):
+    """A request body that is sent piece by piece, as often as it has to be."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """All of it, from the start."""
+
+
+class UploadConnection(EngineConnection):
+    """A connection whose request body is written piece by piece."""
+
+    __slots__ = ("_writable", "is_whole")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_whole = True  # False: the rest of the request body was never sent
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
+        super().connection_lost(exc)
+
+    def is_reusable(self) -> bool:
+        return self.is_whole and super().is_reusable()
+
+    async def write(self, data: bytes) -> bool:
+        """Send and wait until there is room for more; False when nobody takes it any more."""
+        if self.lost is not None or self.transport.is_closing():
+            return False
+        self.transport.write(data)
+        await self._writable.wait()
+        return self.lost is None
 
 
 class Upstream:
@@ -94,6 +141,37 @@ class Upstream:
                 raise
             return connection
 
+    async def send_long(
+        self, endpoint: Endpoint, head: bytes, body: LongBody, patience: Patience | None = None
+    ) -> EngineConnection:
+        """`send` for a body that is not held: the engine's reading sets the pace.
+
+        An engine that answers before it has read everything is heard at once. Its silence counts
+        from the body's last byte on.
+        """
+        connection = UploadConnection()
+        await self.connect(endpoint, connection)
+        self._busy.add(connection)
+        answered = connection.send(head, b"")
+        answered.add_done_callback(_retrieve)  # also where nobody waits for it any more
+        sending = spawn(_send_all(connection, body), name="long body")
+        try:
+            await asyncio.wait([sending, answered], return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not answered.done():
+                failure = sending.result()
+                if failure is not None:
+                    raise failure
+                connection.patience = patience
+            await answered
+        except BaseException:
+            self._busy.discard(connection)
+            connection.close()
+            raise
+        finally:
+            connection.is_whole = sending.done()
+            await cancel_and_wait(sending)
+        return connection
+
     def release(self, endpoint: Endpoint, connection: EngineConnection) -> None:
         """Back into the pool if another request can follow on it, closed otherwise."""
         self._busy.discard(connection)
@@ -127,3 +205,22 @@ class Upstream:
             for connection in idle:
                 connection.close()
         self._idle.clear()
+
+
+async def _send_all(connection: UploadConnection, body: LongBody) -> UpstreamFailed | None:
+    """The failure when the engine stops reading without a word."""
+    async for piece in body.pieces():
+        try:
+            async with asyncio.timeout(SEND_STALL_S):
+                taken = await connection.write(piece)
+        except TimeoutError:
+            detail = f"it read no byte of the request for {SEND_STALL_S:g} s"
+            return UpstreamFailed(OutcomeKind.SILENT, detail)
+        if not taken:
+            break  # the engine has answered, or is gone: its answer tells
+    return None
+
+
+def _retrieve(answered: asyncio.Future[None]) -> None:
+    if not answered.cancelled():
+        answered.exception()

@@ -11,40 +11,11 @@ from ollama_herd.router.asking import MAX_ANSWER_BYTES, EngineAnswer
 from ollama_herd.router.attempt import engine_head
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.slow import BodyRefused
-from ollama_herd.router.upstream import EngineConnection, Upstream, UpstreamFailed
+from ollama_herd.router.upstream import UploadConnection, Upstream, UpstreamFailed
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 ANSWER_TIMEOUT_S = 600.0
 """After the last byte the engine checks the digest of the whole file from its disk."""
-
-
-class UploadConnection(EngineConnection):
-    """A connection whose request body is written piece by piece."""
-
-    __slots__ = ("_writable",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._writable.set()
-        super().connection_lost(exc)
-
-    async def write(self, data: bytes) -> bool:
-        """Send and wait until there is room for more; False when nobody takes it any more."""
-        if self.lost is not None or self.transport.is_closing():
-            return False
-        self.transport.write(data)
-        await self._writable.wait()
-        return self.lost is None
 
 
 async def upload(
