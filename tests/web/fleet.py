@@ -157,6 +157,10 @@ class Heartbeats:
         self._left.add(name)
         self._send(machine, {"leaving": True})
 
+    def come_back(self, name: str) -> None:
+        """A machine that left reports again."""
+        self._left.discard(name)
+
     def beat(self) -> None:
         for number, machine in enumerate(self._machines):
             if machine.name not in self._left:

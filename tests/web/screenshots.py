@@ -43,6 +43,7 @@ SMALL: Sequence[dict[str, Any]] = (
         "settle_ms": 1500,
     },
     {"file": "models.png", "hash": "models", "wait": "tbody tr"},
+    {"file": "health.png", "hash": "health", "wait": "[data-check]", "settle_ms": 1500},
     {"file": "trends.png", "hash": "trends", "wait": "canvas"},
     {
         "file": "playground.png",

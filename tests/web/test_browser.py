@@ -62,6 +62,16 @@ def test_fleet_is_live(tmp_path: Path) -> None:
     assert status == 0, said
 
 
+def test_health_is_told_and_remembered(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd, fleet(herd) as (beats, _):
+        answers = {
+            "leave": lambda: beats.leave("tower"),
+            "return": lambda: beats.come_back("tower"),
+        }
+        status, said = browser.run("health", url(herd), answers)
+    assert status == 0, said
+
+
 def test_a_newcomer_is_told_what_to_do(tmp_path: Path) -> None:
     with Herd(tmp_path).ready() as herd:
         status, said = browser.run("empty", url(herd))

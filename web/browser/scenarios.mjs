@@ -1,7 +1,7 @@
 // What a reader does, in a real browser at a real herd. Each scenario throws when it does not hold.
 import assert from "node:assert/strict";
 
-const PAGES = ["fleet", "requests", "models", "trends", "playground"];
+const PAGES = ["fleet", "requests", "models", "trends", "health", "playground"];
 
 /** The dashboard at `hash`, with its theme; `size` is [width, height]. */
 async function open(context, url, hash = "fleet", size = [1440, 900]) {
@@ -28,6 +28,8 @@ async function empty(context, url) {
   await page.goto(`${url}/dashboard#/requests`);
   await page.waitForSelector("text=No request yet");
   await page.waitForSelector(`text=${url}/api/generate`);
+  await page.goto(`${url}/dashboard#/health`);
+  await page.waitForSelector("text=No machine to look after yet");
   await page.goto(`${url}/dashboard#/models`);
   await page.waitForSelector("text=No model in the fleet");
   await page.goto(`${url}/dashboard#/playground`);
@@ -133,6 +135,7 @@ async function hostile(context, url) {
     await page.waitForSelector("article, tbody tr");
     for (const name of PAGES) {
       await page.goto(`${url}/dashboard#/${name}`);
+      if (name === "health") await page.waitForSelector("[data-check=engine-unreachable]");
       await page.waitForTimeout(400);
       await fits(page, `${name} at ${size}`);
       const found = await page.evaluate(() => ({
@@ -157,6 +160,33 @@ async function hostile(context, url) {
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     await page.close();
   }
+}
+
+async function health(context, url, say) {
+  const page = await open(context, url, "health");
+  await page.waitForSelector("text=checks found nothing");
+  await page.waitForSelector("text=Nothing yet");
+  say("leave"); // a machine says goodbye
+  const check = page.locator("[data-check=node-offline]");
+  await check.waitFor();
+  assert.match(await check.innerText(), /critical[\s\S]*tower[\s\S]*nobody else has/);
+  assert.match(await check.innerText(), /See whether the machine runs/);
+  await page.waitForSelector('nav a[href="#/health"] b.bad');
+  await page.waitForSelector("table >> text=began");
+  await page.waitForSelector("[data-overall=critical]");
+  for (const theme of ["light", "dark"]) {
+    await page.evaluate((name) => (document.documentElement.dataset.theme = name), theme);
+    await fits(page, `health, ${theme}`);
+  }
+  await page.keyboard.press("g");
+  await page.keyboard.press("f");
+  await page.waitForSelector("h1 >> text=Fleet");
+  await page.keyboard.press("g");
+  await page.keyboard.press("h");
+  await page.waitForSelector("h1 >> text=Health");
+  say("return");
+  await page.waitForSelector("table >> text=over", { timeout: 40_000 });
+  await check.waitFor({ state: "detached" });
 }
 
 async function phone(context, url) {
@@ -190,6 +220,7 @@ async function reconnect(context, url, say) {
 }
 
 export const scenarios = {
+  health,
   empty,
   fleet,
   requests,

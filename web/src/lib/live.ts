@@ -1,5 +1,5 @@
 // The herd's state as parts that change one by one; pure, so that tests need no browser.
-import type { EnginePart, NodePart, QueuePart, TotalsPart, TracesPart } from "./types";
+import type { EnginePart, HealthPart, NodePart, QueuePart, TotalsPart, TracesPart } from "./types";
 
 export type Parts = Readonly<Record<string, unknown>>;
 
@@ -41,6 +41,7 @@ export interface State {
   totals: TotalsPart;
   queue: QueuePart;
   traces: TracesPart | null;
+  health: HealthPart | null;
   nodes: NodeInfo[];
 }
 
@@ -66,6 +67,7 @@ export function stateOf(parts: Parts): State {
     totals: (parts.totals as TotalsPart | undefined) ?? NO_TOTALS,
     queue: (parts.queue as QueuePart | undefined) ?? NO_QUEUE,
     traces: (parts.traces as TracesPart | undefined) ?? null,
+    health: (parts.health as HealthPart | undefined) ?? null,
     nodes,
   };
 }

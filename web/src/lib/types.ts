@@ -220,3 +220,47 @@ export interface TrendAnswer {
   step_s: number;
   points: TrendPoint[];
 }
+
+export type Severity = "ok" | "info" | "warning" | "critical";
+
+export interface HealthPart {
+  overall: Severity;
+  counts: Record<Severity, number>;
+}
+
+export interface Finding {
+  severity: Severity;
+  subject: string;
+  name: string;
+  seen: string;
+  advice: string;
+  since_s: number;
+  node_id: string;
+  model: string;
+}
+
+export interface CheckState {
+  code: string;
+  title: string;
+  severity: Severity;
+  seen: string;
+  since_s: number;
+  meaning: string;
+  advice: string;
+  findings: Finding[];
+}
+
+export interface Health extends HealthPart {
+  time_s: number;
+  checks: CheckState[];
+}
+
+export interface HealthChange {
+  time_s: number;
+  code: string;
+  subject: string;
+  name: string;
+  before: Severity;
+  after: Severity;
+  seen: string;
+}
