@@ -66,7 +66,7 @@ class LoadedPart(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: str = ""
 
 
-class EnginePart(msgspec.Struct, frozen=True):
+class EngineHead(msgspec.Struct, frozen=True):
     """One engine; `path` says how the router reaches it (direct or relay)."""
 
     engine_id: str
@@ -76,6 +76,11 @@ class EnginePart(msgspec.Struct, frozen=True):
     address: str
     slots: int | None
     error: str
+
+
+class EnginePart(EngineHead, frozen=True):
+    """An engine with its models in full."""
+
     models: tuple[ModelPart, ...]
     loaded: tuple[LoadedPart, ...]
 
@@ -121,12 +126,17 @@ def health_part(health: Health) -> HealthPart:
     return HealthPart(health.overall, health.counts)
 
 
-def totals_part(fleet: Fleet, version: str) -> TotalsPart:
+def usable_nodes(fleet: Fleet) -> int:
+    """How many nodes take requests."""
     nodes = fleet.nodes.values()
+    return sum(n.status is not NodeStatus.OFFLINE and not n.draining for n in nodes)
+
+
+def totals_part(fleet: Fleet, version: str) -> TotalsPart:
     return TotalsPart(
         version=version,
-        nodes=len(nodes),
-        nodes_usable=sum(n.status is not NodeStatus.OFFLINE and not n.draining for n in nodes),
+        nodes=len(fleet.nodes),
+        nodes_usable=usable_nodes(fleet),
         models=len(fleet.replicas),
     )
 
@@ -172,9 +182,10 @@ def queue_part(queue: QueueView, wall_s: float) -> QueuePart:
     )
 
 
-def _engine(node: Node, engine: EngineReport) -> EnginePart:
+def engine_head(node: Node, engine: EngineReport) -> EngineHead:
+    """An engine without its models."""
     endpoint = engine_endpoint(node, engine)
-    return EnginePart(
+    return EngineHead(
         engine_id=engine.engine_id,
         kind=engine.kind,
         version=engine.version,
@@ -182,15 +193,22 @@ def _engine(node: Node, engine: EngineReport) -> EnginePart:
         address=f"{endpoint.host}:{endpoint.port}",
         slots=engine.slots,
         error=engine.error,
-        models=tuple(map(_model, engine.models)),
-        loaded=tuple(map(_loaded, engine.loaded)),
     )
 
 
-def _model(model: Model) -> ModelPart:
+def _engine(node: Node, engine: EngineReport) -> EnginePart:
+    return EnginePart(
+        **msgspec.structs.asdict(engine_head(node, engine)),
+        models=tuple(map(model_part, engine.models)),
+        loaded=tuple(map(loaded_part, engine.loaded)),
+    )
+
+
+def model_part(model: Model, name: str = "") -> ModelPart:
+    """A model; `name` instead of its own."""
     details = model.details
     return ModelPart(
-        name=model.name,
+        name=name or model.name,
         digest=model.digest.removeprefix("sha256:")[:DIGEST_CHARS],
         size_bytes=model.size_bytes,
         family=details.family,
@@ -201,7 +219,8 @@ def _model(model: Model) -> ModelPart:
     )
 
 
-def _loaded(loaded: LoadedModel) -> LoadedPart:
+def loaded_part(loaded: LoadedModel) -> LoadedPart:
+    """A model in memory."""
     return LoadedPart(
         name=loaded.name,
         size_bytes=loaded.size_bytes,

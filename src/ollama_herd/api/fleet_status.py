@@ -2,21 +2,15 @@
 
 import msgspec
 
-from ollama_herd.core.fleet import Fleet, engine_endpoint
-from ollama_herd.core.node import EngineKind, EngineReport, Node, NodeStatus, Platform, Vitals
+from ollama_herd.api.fleet_parts import EngineHead, engine_head, usable_nodes
+from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.node import EngineReport, Node, NodeStatus, Platform, Vitals
 from ollama_herd.core.scheduler import QueueView
 
 
-class EngineView(msgspec.Struct, frozen=True):
-    """One engine; `path` says how the router reaches it (direct or relay)."""
+class EngineView(EngineHead, frozen=True):
+    """An engine with the names of its models."""
 
-    engine_id: str
-    kind: EngineKind
-    version: str
-    path: str
-    address: str
-    slots: int | None
-    error: str
     models: tuple[str, ...]
     loaded: tuple[str, ...]
 
@@ -53,7 +47,7 @@ def fleet_status(fleet: Fleet, queue: QueueView, now_s: float, time_s: float) ->
     return FleetView(
         time_s=time_s,
         nodes_total=len(nodes),
-        nodes_usable=sum(n.status is not NodeStatus.OFFLINE and not n.draining for n in nodes),
+        nodes_usable=usable_nodes(fleet),
         models=len(fleet.replicas),
         nodes=nodes,
         queue=queue,
@@ -76,15 +70,8 @@ def _node(node: Node, now_s: float) -> NodeView:
 
 
 def _engine(node: Node, engine: EngineReport) -> EngineView:
-    endpoint = engine_endpoint(node, engine)
     return EngineView(
-        engine_id=engine.engine_id,
-        kind=engine.kind,
-        version=engine.version,
-        path="relay" if endpoint.tunnel else "direct",
-        address=f"{endpoint.host}:{endpoint.port}",
-        slots=engine.slots,
-        error=engine.error,
+        **msgspec.structs.asdict(engine_head(node, engine)),
         models=tuple(model.name for model in engine.models),
         loaded=tuple(loaded.name for loaded in engine.loaded),
     )

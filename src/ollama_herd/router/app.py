@@ -100,6 +100,7 @@ class Herd:
             limits=settings,
             traces=lambda: memory.traces,
             watch=self.watch,
+            forget_node=memory.forget,
             changes_allowed=settings.allow_destructive,
         )
         MediaRoutes(parts, settings).add_to(app)

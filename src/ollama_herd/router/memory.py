@@ -49,6 +49,7 @@ class Memory:
         self._traces: TraceStore | None = None
         self._settings = settings
         self._unsaved: Fleet | None = None
+        self._writing = asyncio.Lock()
         self._predictor: Predictor | None = None
         self._failing = ""
         self.nodes: Sequence[Node] = ()
@@ -71,6 +72,11 @@ class Memory:
     def bind(self, node_id: str, key_hash: str) -> bool:
         """Whether the key speaks for the node; the first key it shows becomes its own."""
         return self._fleet_store.bind(node_id, key_hash)
+
+    async def forget(self, node_id: str) -> None:
+        """Delete what is kept of a node that has left the fleet. Raises StoreError."""
+        async with self._writing:  # a save under way may have the node in hand
+            await asyncio.to_thread(self._fleet_store.forget, node_id)
 
     def put_trace(self, trace: Trace) -> None:
         if self._traces is not None:
@@ -100,11 +106,12 @@ class Memory:
 
     async def save(self, *, learned: bool) -> None:
         """Write what is not written yet."""
-        fleet, self._unsaved = self._unsaved, None
-        if fleet is not None:
-            nodes = list(fleet.nodes.values())
-            if not await self._written(lambda: self._fleet_store.save(nodes)):
-                self._unsaved = self._unsaved or fleet
+        async with self._writing:
+            fleet, self._unsaved = self._unsaved, None
+            if fleet is not None:
+                nodes = list(fleet.nodes.values())
+                if not await self._written(lambda: self._fleet_store.save(nodes)):
+                    self._unsaved = self._unsaved or fleet
         if learned and self._predictor is not None:
             body = msgspec.json.encode(self._predictor.state())
             await self._written(lambda: self._fleet_store.save_learned(_PREDICTOR, body))
