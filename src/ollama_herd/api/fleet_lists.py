@@ -14,7 +14,7 @@ from ollama_herd.api.fleet_parts import (
     loaded_part,
     model_part,
 )
-from ollama_herd.core.filters import served_digest
+from ollama_herd.core.digests import served_digest
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, Platform, Replica, Vitals
 

@@ -24,6 +24,7 @@ from ollama_herd.router.gate import Gate, own_host_names
 from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
+from ollama_herd.router.nodes import add_node_routes
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.serve import Parts, serve
@@ -100,10 +101,10 @@ class Herd:
             limits=settings,
             traces=lambda: memory.traces,
             watch=self.watch,
-            forget_node=memory.forget,
             changes_allowed=settings.allow_destructive,
         )
         MediaRoutes(parts, settings).add_to(app)
+        add_node_routes(app, self.registry, memory.forget)
         self._runner = web.AppRunner(
             app,
             handler_cancellation=True,

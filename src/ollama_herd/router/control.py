@@ -4,7 +4,7 @@ Its own answers come from snapshots and cost no engine anything; the calls that 
 (`router/models`) ask engines.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -24,7 +24,6 @@ from ollama_herd.router.front import error_response, front, no_server_name, plai
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
-from ollama_herd.router.nodes import add_node_routes
 from ollama_herd.router.records import HealthRecords, StoreRecords
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.serve import Parts
@@ -49,7 +48,6 @@ def control_app(
     limits: Limits,
     traces: Callable[[], TraceStore | None],
     watch: Watch,
-    forget_node: Callable[[str], Awaitable[None]],
     changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
@@ -69,7 +67,6 @@ def control_app(
     add("GET", "/fleet/queue", answers.fleet_queue)
     add("GET", "/fleet/explain", answers.fleet_explain)
     add("POST", "/fleet/heartbeat", answers.heartbeat)
-    add_node_routes(app, registry, forget_node)
     for path, endpoint in INFERENCE.items():
         add("POST", path.decode(), slow_inference(parts, endpoint, limits))
     add_model_routes(
