@@ -16,6 +16,9 @@ from tests.fakes.wire import Reply, Request
 SAY = re.compile(r"SAY<<(.*?)>>", re.DOTALL)
 """Words that a task puts into the model's mouth, for tools that want a form of their own."""
 
+CALL = re.compile(r"CALL<<(\w+) (\{.*?\})>>", re.DOTALL)
+"""A tool that a task has the model call, with its arguments: for agents with tools of their own."""
+
 KEY = re.compile(r"[`'\"](\w+)[`'\"]")
 PLACE = re.compile(r"\bin ([A-Z]\w+)")
 """What a model would find in a prompt: keys to answer with, a place."""
@@ -68,7 +71,8 @@ def scripted(asked: dict[str, Any], found: FakeModel | None) -> Scripted | None:
     thought = THOUGHT if thinks else ()
     told = asked.get("messages") or asked.get("input") or ()
     messages = [m for m in told if isinstance(m, dict)] if isinstance(told, list) else []
-    text = _text_of(messages[-1] if messages else asked)
+    said_to_it = [m for m in messages if m.get("role") not in ("system", "developer")]
+    text = _text_of((said_to_it or messages or [asked])[-1])
     said = SAY.search(text)
     was_called = any(_is_result(one) for one in messages)
     calls = () if said or was_called else _tool_calls(asked, text)
@@ -80,7 +84,7 @@ def scripted(asked: dict[str, Any], found: FakeModel | None) -> Scripted | None:
         words = said[1]
     elif schema is not None:
         words = json.dumps(instance(schema, schema, text))
-    elif messages and _is_result(messages[-1]):
+    elif said_to_it and _is_result(said_to_it[-1]):
         words = f"The tool says: {text}"
     elif pictures:
         words = f"I see {pictures} of them."
@@ -127,6 +131,9 @@ def _tool_calls(asked: dict[str, Any], text: str) -> tuple[dict[str, Any], ...]:
         tools = [tool for tool in tools if tool.get("name") == wanted] or tools
     if not tools or choice == "none":
         return ()
+    if told := CALL.search(text):
+        has_it = any(tool.get("name") == told[1] for tool in tools)
+        return ({"name": told[1], "arguments": json.loads(told[2])},) if has_it else ()
     tool = next((t for t in tools if str(t.get("name")) in text), tools[0])
     schema = tool.get("parameters") or tool.get("input_schema") or {"type": "object"}
     return ({"name": tool["name"], "arguments": instance(schema, schema, text)},)
