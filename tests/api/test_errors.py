@@ -16,15 +16,12 @@ from ollama_herd.api.errors import (
     body_timeout,
     body_too_large,
     broken_stream,
-    draining,
     is_model_name,
     method_not_allowed,
     missing_body,
     missing_model,
     no_node,
     not_found,
-    queue_full,
-    queue_timeout,
     refused,
     render,
     stream_error,
@@ -142,9 +139,7 @@ def test_source_suffixes() -> None:
 
 OWN = [
     no_node("m", ["mac-1 is offline"]),
-    queue_full(1000, 5),
-    queue_timeout("m", 600.0),
-    draining(),
+    refused(Refusal(RefusalKind.QUEUE_FULL, "wait", 5), "m", INFERENCE[b"/api/chat"]),
     body_too_large(1000),
     body_timeout(60.0),
     attempts_failed("m", [Attempt("n1", "e", "m", OutcomeKind.UNREACHABLE)]),
@@ -179,7 +174,7 @@ def test_anthropic_types_follow_the_status() -> None:
 
 def test_request_ids_differ_by_request() -> None:
     ids = {
-        render(draining(), Dialect.ANTHROPIC, "/v1/messages", request_id)[2]
+        render(no_node("m"), Dialect.ANTHROPIC, "/v1/messages", request_id)[2]
         for request_id in ("a", "b")
     }
     assert len(ids) == 2
@@ -203,7 +198,8 @@ def test_a_refusal_keeps_its_reason(kind: RefusalKind) -> None:
 
 
 def test_errors_that_pass_say_when_to_come_back() -> None:
-    for error in (no_node("m"), queue_full(1), queue_timeout("m", 1.0), draining()):
+    drained = refused(Refusal(RefusalKind.DRAINING, "later"), "m", INFERENCE[b"/api/chat"])
+    for error in (no_node("m"), drained):
         assert error.status == 503
         assert error.retry_after_s > 0
 

@@ -356,6 +356,19 @@ def test_waiting_too_long_is_refused_at_a_tick():
     assert case.scheduler.queue(case.now_s).waiting == 0
 
 
+def test_a_router_that_ends_refuses_what_waits_and_lets_run_what_runs():
+    case = Case(node())
+    case.ask()
+    waiting, _ = case.ask()
+    (effect,) = case.scheduler.on_drain(case.fleet)
+    assert effect.request_id == waiting.request_id
+    assert effect.refusal.kind is RefusalKind.DRAINING
+    assert effect.refusal.retry_after_s > 0
+    view = case.scheduler.queue(case.now_s)
+    assert (view.in_flight, view.waiting) == (1, 0)
+    assert not case.tick(1.0)
+
+
 # -- refusals ----------------------------------------------------------------------------------
 
 

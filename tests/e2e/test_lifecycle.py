@@ -20,6 +20,7 @@ from tests.fakes.raw import Client, Response, call
 from tests.fakes.state import Fault, Settings
 
 FAST = {"HERD_HEARTBEAT_S": "0.3"}
+MESSAGES = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
 SHUTDOWN_S = 5.0 + 1.0
 """Five seconds are promised; one more is for a machine busy with other tests."""
 
@@ -233,6 +234,26 @@ def test_router_cuts_streams_that_do_not_end(tmp_path: Path, engine: FakeOllama)
             assert clock.monotonic_s() - begun_s < SHUTDOWN_S
             assert not client.read().is_whole
         engine.wait_for(lambda c: c.in_flight == 0)
+
+
+def test_what_still_waits_is_told_why(tmp_path: Path, engine: FakeOllama) -> None:
+    engine.settings.token_ms = 20
+    env = {**FAST, "HERD_DRAIN_S": "0.5"}
+    with Herd(tmp_path, env=env).ready() as herd, start_node(tmp_path, herd.port, engine):
+        herd.wait_models("llama3.2:latest")
+        with Client(herd.port) as running, Client(herd.port) as waiting:
+            ask = {"model": "llama3.2", "prompt": "x", "options": {"num_predict": -1}}
+            running.ask("POST", "/api/generate", ask)
+            engine.wait_for(lambda c: c.tokens > 3)
+            waiting.ask("POST", "/v1/messages", {**MESSAGES, "max_tokens": 5})
+            herd.wait_status(lambda s: s["queue"]["waiting"] == 1, "the second to wait")
+            herd.signal(signal.SIGTERM)
+            answer = waiting.read()
+            assert (answer.status, answer.json()["error"]["type"]) == (503, "overloaded_error")
+            assert "is shutting down" in answer.json()["error"]["message"]
+            assert int(answer.header("retry-after") or 0) > 0
+            assert herd.popen.wait(10) == 0
+    assert engine.counters.received == 1
 
 
 def test_second_signal_ends_at_once(tmp_path: Path, engine: FakeOllama) -> None:

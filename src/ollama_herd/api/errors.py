@@ -259,38 +259,6 @@ def no_node(model: str, reasons: Sequence[str] = ()) -> ApiError:
     )
 
 
-def queue_full(waiting: int, retry_after_s: int = DEFAULT_RETRY_AFTER_S) -> ApiError:
-    """The router holds as many waiting requests as it may. Begins as Ollama's own text does."""
-    return ApiError(
-        503,
-        f"server busy, please try again.  {waiting} requests are waiting already; "
-        f"come back in {retry_after_s} s, add a node, or raise queue_limit",
-        RefusalKind.QUEUE_FULL.value,
-        retry_after_s=retry_after_s,
-    )
-
-
-def queue_timeout(model: str, waited_s: float) -> ApiError:
-    """The request has waited as long as it may."""
-    return ApiError(
-        503,
-        f"server busy, please try again.  No slot for model '{model}' came free in "
-        f"{waited_s:.0f} s; load it on another node, or raise queue_timeout_s",
-        RefusalKind.QUEUE_TIMEOUT.value,
-        retry_after_s=DEFAULT_RETRY_AFTER_S,
-    )
-
-
-def draining() -> ApiError:
-    """The router is shutting down."""
-    return ApiError(
-        503,
-        "the herd is shutting down and takes no new requests; try again when it is back",
-        RefusalKind.DRAINING.value,
-        retry_after_s=DEFAULT_RETRY_AFTER_S,
-    )
-
-
 def attempts_failed(
     model: str, attempts: Sequence[Attempt], names: Mapping[str, str] = MappingProxyType({})
 ) -> ApiError:

@@ -147,6 +147,12 @@ def refusal(
             f"try again in {retry_s} s, or add a node that has it"
         )
         return Refusal(kind, text, retry_s)
+    if kind is RefusalKind.DRAINING:
+        text = (
+            f"the herd is shutting down and '{request.model}' had no slot free; "
+            "send the request again when it is back"
+        )
+        return Refusal(kind, text, retry_s)
     text = f"no node can run '{request.model}' now"
     if rejected:
         text += ": " + ", ".join(_because(r, fleet) for r in rejected)

@@ -107,7 +107,7 @@ class RefusalKind(enum.StrEnum):
     NO_NODE = "no_node"  # the model is known, but no node that has it can be used now
     QUEUE_FULL = "queue_full"  # as many wait as may
     QUEUE_TIMEOUT = "queue_timeout"  # waited as long as a request may
-    DRAINING = "draining"  # the router is shutting down
+    DRAINING = "draining"  # it still waited when the router shut down
     WRONG_KIND = "wrong_kind"  # the model is known, and does something else
 
 

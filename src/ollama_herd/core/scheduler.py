@@ -199,6 +199,16 @@ class Scheduler:
         effects += self._turns.take(list(self._room.models), fleet, now_s)
         return effects
 
+    def on_drain(self, fleet: Fleet) -> Sequence[Effect]:
+        """The router shuts down: what still waits is refused, what runs goes on."""
+        waiting = [pending.request for pending in self._room.pending.values()]
+        for request in waiting:
+            self._room.remove(request.request_id)
+        return [
+            Refuse(request.request_id, refusal(RefusalKind.DRAINING, request, fleet))
+            for request in waiting
+        ]
+
     def place(self, fleet: Fleet, now_s: float) -> Sequence[Grant]:
         """Loads worth starting before anybody waits for them, as requests of the herd's own."""
         grants = []

@@ -170,8 +170,12 @@ class Herd:
                     while door.busy:  # noqa: ASYNC110 - the data plane knows no shutdown
                         await asyncio.sleep(POLL_S)
             except TimeoutError:
-                _log.warning("answers cut by the shutdown", in_flight=door.busy)
+                self.dispatcher.drain()
+                await asyncio.sleep(POLL_S)  # for the refusals to be written
+                if door.busy:
+                    _log.warning("answers cut by the shutdown", in_flight=door.busy)
             door.abort()
+        self.dispatcher.drain()
         await self._runner.cleanup()
         self.upstream.close()
 

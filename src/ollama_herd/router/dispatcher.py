@@ -57,6 +57,10 @@ class Dispatcher:
         for grant in self._scheduler.place(self._fleet, now_s):
             self._load(grant.request_id, grant.decision.candidates[0].replica)
 
+    def drain(self) -> None:
+        """Refuse what waits: the router is about to end."""
+        self._settle(self._scheduler.on_drain(self._fleet))
+
     def queue(self) -> QueueView:
         """Who waits and who runs, per node and model, now."""
         return self._scheduler.queue(monotonic_s())
