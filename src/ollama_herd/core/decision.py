@@ -18,6 +18,7 @@ class Eliminated(enum.StrEnum):
     DRAINING = "draining"  # its node takes no new requests
     ENGINE_ERROR = "engine_error"  # the agent cannot use the engine now
     DOES_NOT_FIT = "does_not_fit"  # larger than the machine's whole memory
+    MISSING_CAPABILITY = "missing_capability"  # the model does something else than was asked
     DIGEST_CONFLICT = "digest_conflict"  # another model under the same name
     ALREADY_TRIED = "already_tried"  # an attempt of this request failed there
     UNREACHABLE = "unreachable"  # a connection failed since the node's last report

@@ -53,6 +53,7 @@ export const ELIMINATED: Record<string, string> = {
   draining: "the node takes no new requests",
   engine_error: "its agent cannot use the engine",
   does_not_fit: "the model is larger than the machine's memory",
+  missing_capability: "the model there does something else than was asked",
   digest_conflict: "another model under the same name",
   already_tried: "an attempt of this request failed there",
   unreachable: "a connection failed since its last report",
