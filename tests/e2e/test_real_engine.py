@@ -1,48 +1,25 @@
-"""The embedded engine with a real model behind a real herd: real answers in both dialects.
+"""The embedded engine with a real model behind a real herd: real answers in all dialects.
 
 Needs the `demo` extra and the path of a small chat model in HERD_TEST_GGUF.
 """
 
-import importlib.util
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Herd, Node, Running, wait_until
+from tests.api.anthropic_stream import read_message
+from tests.e2e.processes import Herd
+from tests.e2e.real import NEEDS_ENGINE, real_herd
 
-GGUF = os.environ.get("HERD_TEST_GGUF", "")
+pytestmark = NEEDS_ENGINE
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(
-        importlib.util.find_spec("xllamacpp") is None, reason="the demo extra is not installed"
-    ),
-    pytest.mark.skipif(not Path(GGUF).is_file(), reason="HERD_TEST_GGUF names no model file"),
-]
-
-SERVE = "import sys; from ollama_herd.demo.engine import main; main(sys.argv[1:])"
 QUESTION = "What is the capital of France? Answer in one word."
 
 
 @pytest.fixture(scope="module")
 def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
-    folder = tmp_path_factory.mktemp("real")
-    url_file = folder / "engine.url"
-    arguments = ["--model", GGUF, "--alias", "smollm2", "--url-file", str(url_file)]
-    with Running("engine", ["-c", SERVE, *arguments], folder, {}) as engine:
-        wait_until(lambda: _has_url(engine, url_file), 60, "the engine to load its model")
-        with Herd(folder).ready() as running:
-            url = f"http://127.0.0.1:{running.port}"
-            with Node(folder, "real", url, [url_file.read_text().strip()]):
-                running.wait_status(lambda s: s["models"] > 0, "the model", 30)
-                yield running
-
-
-def _has_url(engine: Running, url_file: Path) -> bool:
-    engine.check_alive()
-    return url_file.exists()
+    with real_herd(tmp_path_factory.mktemp("real")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -100,3 +77,20 @@ def test_openai_chat(herd: Herd, model: str, *, stream: bool) -> None:
     assert answer.status == 200
     assert b"Paris" in answer.body
     assert (b"[DONE]" in answer.body) == stream
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_anthropic_messages(herd: Herd, model: str, *, stream: bool) -> None:
+    """This engine speaks Anthropic's dialect: its own bytes pass."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "stream": stream,
+        "temperature": 0,
+        "max_tokens": 24,
+    }
+    answer = herd.call("POST", "/v1/messages", body, timeout_s=90)
+    assert answer.status == 200
+    message = read_message(answer.body) if stream else answer.json()
+    assert "Paris" in message["content"][0]["text"]
+    assert message["id"].startswith("chatcmpl-")
