@@ -1,5 +1,6 @@
 """Second tries: of silent requests, of failing replicas; and when a silence is suspicious."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,3 +168,84 @@ def test_patience_with_a_stream_is_bounded(pieces, elapsed_s):
 def test_a_slow_machine_is_given_longer_gaps():
     assert stall_patience_s(LIMITS, 100, 5.0) == LIMITS.stall_floor_s
     assert stall_patience_s(LIMITS, 100, 100.0) == 50.0
+
+
+NAMES = tuple(f"m{i}:7b" for i in range(6))
+
+
+def several(outcome):
+    """One request for each of six models that `dead` and `good` have; how many reached `dead`."""
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    models = [model(name) for name in NAMES]
+    there = fleet_of([report(n, [engine(models, NAMES, slots=4)]) for n in ("dead", "good")])
+    scheduler.on_fleet(there, 0.5)
+    scheduler.load.nodes["good"].pace.bias_decode = 3.0
+    wasted = []
+    for number in range(30):
+        asked = request(NAMES[number % len(NAMES)], 1.0, request_id=f"r{number}")
+        (grant,) = scheduler.on_request(asked, there, 1.0)
+        if grant.decision.winner.replica.node_id == "dead":
+            wasted.append(asked.model)
+            (grant,) = scheduler.on_retry(asked.request_id, outcome, there, 1.0)
+        assert grant.decision.winner.replica.node_id == "good"
+        scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, there, 1.0)
+    return scheduler, there, wasted
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        OutcomeKind.CLOSED_EARLY,
+        OutcomeKind.GARBAGE,
+        OutcomeKind.SILENT,
+        OutcomeKind.UNREACHABLE,
+        OutcomeKind.TRUNCATED,
+        OutcomeKind.ENGINE_ERROR,
+        OutcomeKind.ENGINE_BUSY,
+    ],
+)
+def test_a_dead_node_costs_three_tries_over_all_of_its_models(outcome):
+    _, _, wasted = several(outcome)
+    assert 1 <= len(wasted) <= 3
+
+
+def test_a_dead_node_is_tried_by_one_request_at_a_time():
+    scheduler, there, _ = several(OutcomeKind.CLOSED_EARLY)
+    scheduler.on_fleet(there, 50.0)
+    asked = [request(name, 50.0) for name in NAMES]
+    nodes = []
+    for one in asked:
+        (grant,) = scheduler.on_request(one, there, 50.0)
+        nodes.append(grant.decision.winner.replica.node_id)
+    assert nodes.count("dead") == 1
+
+
+def test_one_answer_and_all_its_models_are_back():
+    scheduler, there, _ = several(OutcomeKind.CLOSED_EARLY)
+    scheduler.on_fleet(there, 50.0)
+    first = request(NAMES[0], 50.0)
+    (grant,) = scheduler.on_request(first, there, 50.0)
+    assert grant.decision.winner.replica.node_id == "dead"
+    scheduler.on_finished(first.request_id, OutcomeKind.COMPLETED, None, there, 50.0)
+    for name in NAMES:
+        one = request(name, 51.0)
+        (grant,) = scheduler.on_request(one, there, 51.0)
+        assert grant.decision.winner.replica.node_id == "dead"
+        scheduler.on_finished(one.request_id, OutcomeKind.COMPLETED, None, there, 51.0)
+
+
+def test_one_broken_model_does_not_bar_the_others():
+    """Errors of one model alone say nothing of its engine."""
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    models = [model(name) for name in NAMES]
+    there = fleet_of([report(n, [engine(models, NAMES, slots=4)]) for n in ("bad", "good")])
+    scheduler.on_fleet(there, 0.5)
+    scheduler.load.nodes["good"].pace.bias_decode = 3.0
+    for number in range(6):
+        asked = request(NAMES[0], 1.0, request_id=f"r{number}")
+        (grant,) = scheduler.on_request(asked, there, 1.0)
+        if grant.decision.winner.replica.node_id == "bad":
+            scheduler.on_retry(asked.request_id, OutcomeKind.ENGINE_ERROR, there, 1.0)
+        scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, there, 1.0)
+    (grant,) = scheduler.on_request(request(NAMES[1], 1.0), there, 1.0)
+    assert grant.decision.winner.replica.node_id == "bad"

@@ -110,7 +110,8 @@ class Herd(Running):
         self.home = folder / "router-home"
         command = ["-m", "ollama_herd.cli.herd", "--host", host, "--port", str(self.port)]
         command += ["--log-level", "debug", *([] if mdns else ["--no-mdns"])]
-        own = {"HERD_HOME": str(self.home), "HERD_HEARTBEAT_S": "0.5", **(env or {})}
+        own = {"HERD_HOME": str(self.home), "HERD_HEARTBEAT_S": "0.5", "HERD_CANARY_S": "0"}
+        own |= env or {}
         super().__init__("herd", command, folder, own, prefix)
 
     def ready(self) -> Self:

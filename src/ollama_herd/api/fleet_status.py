@@ -9,10 +9,13 @@ from ollama_herd.core.scheduler import QueueView
 
 
 class EngineView(EngineHead, frozen=True):
-    """An engine with the names of its models."""
+    """An engine with the names of its models; `stuck` are loaded ones that do not answer although
+    the engine does.
+    """
 
     models: tuple[str, ...]
     loaded: tuple[str, ...]
+    stuck: tuple[str, ...] = ()
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ class FleetView(msgspec.Struct, frozen=True):
 
 def fleet_status(fleet: Fleet, queue: QueueView, now_s: float, time_s: float) -> FleetView:
     """`now_s` is the router's monotonic time, by which the age of reports is told."""
-    nodes = tuple(_node(node, now_s) for node in fleet.nodes.values())
+    nodes = tuple(_node(node, now_s, fleet) for node in fleet.nodes.values())
     return FleetView(
         time_s=time_s,
         nodes_total=len(nodes),
@@ -54,7 +57,7 @@ def fleet_status(fleet: Fleet, queue: QueueView, now_s: float, time_s: float) ->
     )
 
 
-def _node(node: Node, now_s: float) -> NodeView:
+def _node(node: Node, now_s: float, fleet: Fleet) -> NodeView:
     return NodeView(
         node_id=node.node_id,
         name=node.name,
@@ -65,13 +68,15 @@ def _node(node: Node, now_s: float) -> NodeView:
         agent_version=node.agent_version,
         platform=node.platform,
         vitals=node.vitals,
-        engines=tuple(_engine(node, engine) for engine in node.engines),
+        engines=tuple(_engine(node, engine, fleet) for engine in node.engines),
     )
 
 
-def _engine(node: Node, engine: EngineReport) -> EngineView:
+def _engine(node: Node, engine: EngineReport, fleet: Fleet) -> EngineView:
+    place = (node.node_id, engine.engine_id)
     return EngineView(
         **msgspec.structs.asdict(engine_head(node, engine)),
         models=tuple(model.name for model in engine.models),
         loaded=tuple(loaded.name for loaded in engine.loaded),
+        stuck=tuple(s.model for s in fleet.stuck if (s.node_id, s.engine_id) == place),
     )

@@ -264,6 +264,10 @@ class RouterSettings(Settings):
     stall_ceiling_s: Seconds = Field(
         default=120, description="seconds of silence within a stream that are always too long"
     )
+    canary_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
+        default=120,
+        description="seconds between two one-token checks of an idle loaded model; 0 for none",
+    )
     allow_destructive: bool = Field(
         default=True,
         description="let clients pull, push, create, copy, delete and upload; else they get 403",

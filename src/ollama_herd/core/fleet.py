@@ -24,6 +24,7 @@ from ollama_herd.core.node import (
     Platform,
     Reach,
     Replica,
+    StuckRunner,
     Vitals,
 )
 
@@ -94,7 +95,13 @@ class EngineRelisted(msgspec.Struct, frozen=True):
     models: tuple[Model, ...]
 
 
-FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten | EngineRelisted
+class RunnersStuck(msgspec.Struct, frozen=True):
+    """These runners hang now, and no others."""
+
+    stuck: tuple[StuckRunner, ...]
+
+
+FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten | EngineRelisted | RunnersStuck
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -115,7 +122,7 @@ class Fleet(msgspec.Struct, frozen=True):
     `unusable` holds the replicas of known nodes that cannot be used now (offline, draining,
     engine not answering), so that a refusal can say why. `revision` grows with each change.
     `listed` has the same replicas by node; it is there for the next `apply`. `missed_s` is as of
-    the last tick.
+    the last tick. `stuck` are runners that hang on engines that look healthy.
     """
 
     nodes: Mapping[str, Node] = MappingProxyType({})
@@ -124,6 +131,7 @@ class Fleet(msgspec.Struct, frozen=True):
     revision: int = 0
     listed: Mapping[str, tuple[Listed, ...]] = MappingProxyType({})
     missed_s: float = 0.0
+    stuck: tuple[StuckRunner, ...] = ()
 
 
 def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
@@ -137,11 +145,10 @@ def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
             return _drained(fleet, event)
         case EngineRelisted():
             return _relisted(fleet, event)
+        case RunnersStuck():
+            return _stuck(fleet, event)
         case NodeForgotten():
-            if event.node_id not in fleet.nodes:
-                return fleet
-            left = {k: v for k, v in fleet.nodes.items() if k != event.node_id}
-            return _with_nodes(fleet, left, (event.node_id,))
+            return _forgotten(fleet, event)
 
 
 def needs_full_report(fleet: Fleet, report: NodeReport) -> bool:
@@ -286,6 +293,19 @@ def _relisted(fleet: Fleet, event: EngineRelisted) -> Fleet:
     return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed}, (node.node_id,))
 
 
+def _forgotten(fleet: Fleet, event: NodeForgotten) -> Fleet:
+    if event.node_id not in fleet.nodes:
+        return fleet
+    left = {k: v for k, v in fleet.nodes.items() if k != event.node_id}
+    return _with_nodes(fleet, left, (event.node_id,))
+
+
+def _stuck(fleet: Fleet, event: RunnersStuck) -> Fleet:
+    if event.stuck == fleet.stuck:
+        return fleet
+    return msgspec.structs.replace(fleet, stuck=event.stuck, revision=fleet.revision + 1)
+
+
 def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str]) -> Fleet:
     """The next fleet, in which the nodes named in `changed` are new, different or gone."""
     listed = dict(fleet.listed)
@@ -311,6 +331,7 @@ def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str
         revision=fleet.revision + 1,
         listed=MappingProxyType(listed),
         missed_s=fleet.missed_s,
+        stuck=fleet.stuck,
     )
 
 

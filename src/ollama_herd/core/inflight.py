@@ -6,7 +6,7 @@ Changed by `Load` alone. Times are router monotonic seconds.
 from math import exp
 
 from ollama_herd.core.lengths import Lengths
-from ollama_herd.core.node import EngineKind, Node, Replica
+from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import NodePace, Rates, SlotKey
 from ollama_herd.core.prefix import SlotMirror
 from ollama_herd.core.request import InferenceRequest
@@ -112,10 +112,12 @@ class ReplicaLoad:
         "barred_until_s",
         "changed_s",
         "context_length",
+        "engine",
         "failures",
         "is_hot",
         "is_reported_hot",
         "key",
+        "last",
         "learned_context",
         "learned_slots",
         "loaded_s",
@@ -123,7 +125,6 @@ class ReplicaLoad:
         "mirror",
         "node",
         "options",
-        "out_since_s",
         "overlaps",
         "plan",
         "plan_version",
@@ -134,13 +135,16 @@ class ReplicaLoad:
         "replica",
         "running",
         "sample",
+        "silent_s",
         "slots",
+        "stuck",
     )
 
     def __init__(self, replica: Replica, node: "NodeLoad", rates: Rates) -> None:
         self.key: SlotKey = replica.slot_key
         self.replica = replica
         self.node = node
+        self.engine = node.engine(replica.engine_id)
         self.rates = rates
         self.slots = 1
         self.learned_slots = 1
@@ -163,7 +167,9 @@ class ReplicaLoad:
         self.arrivals_at_s = 0.0
         self.failures = 0
         self.barred_until_s = 0.0
-        self.out_since_s: float | None = None
+        self.last: InferenceRequest | None = None  # answered by what is loaded now
+        self.silent_s: float | None = None  # when it gave no answer, if it has not since
+        self.stuck: StuckRunner | None = None
         # What would have to go for this model to load, kept by `signals` while it holds.
         self.plan = (0.0, 0.0)
         self.plan_version: tuple[int, Node | None, int] = (-1, None, 0)
@@ -197,10 +203,17 @@ class ReplicaLoad:
         return len(self.running) / len(self.sample) if self.sample else 1.0
 
     def is_resting(self, now_s: float) -> bool:
-        """Failed in a row: not asked for a while, then by one at a time until it answers."""
-        if self.failures < FAILURES_TO_BAR:
+        """Failed in a row, or its engine did: not asked for a while, then by one at a time until it
+        answers. One that left a canary unanswered rests until it answers one.
+        """
+        if self.stuck is not None and self.stuck.noticed_by is NoticedBy.CANARY:
+            return True
+        if self.failures >= FAILURES_TO_BAR and (self.barred_until_s > now_s or self.running):
+            return True
+        engine = self.engine
+        if not engine.is_failing:
             return False
-        return self.barred_until_s > now_s or bool(self.running)
+        return engine.barred_until_s > now_s or self.node.is_running(engine)
 
     def became_cold(self) -> None:
         """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""
@@ -208,7 +221,14 @@ class ReplicaLoad:
         self.ends_loading()
         self.context_length = 0
         self.options = None
+        self.has_new_runner()
         self.mirror.clear()
+
+    def has_new_runner(self) -> None:
+        """What was seen of the one before says nothing of this one."""
+        self.last = None
+        self.silent_s = None
+        self.stuck = None
 
     def begin_loading(self, options: Options, until_s: float, now_s: float) -> None:
         """A request that makes the engine (re)load the model is on its way."""
@@ -257,6 +277,41 @@ class ReplicaLoad:
             self.slots = 1  # Ollama runs embedding models without parallel sequences
 
 
+class EngineRecord:
+    """What failed in a row on one engine, whatever the model, since it answered last.
+
+    Faults of its server count alone; errors of models only when more than one has them.
+    """
+
+    __slots__ = ("barred_until_s", "engine_id", "failures", "faults", "out_since_s", "runners")
+
+    def __init__(self, engine_id: str) -> None:
+        self.engine_id = engine_id
+        self.failures = 0
+        self.faults = 0
+        self.runners: set[str] = set()
+        self.barred_until_s = 0.0
+        self.out_since_s: float | None = None  # refused a connection
+
+    @property
+    def is_failing(self) -> bool:
+        if self.faults >= FAILURES_TO_BAR:
+            return True
+        return self.failures >= FAILURES_TO_BAR and len(self.runners) > 1
+
+    def failed(self, runner: str, *, is_fault: bool) -> None:
+        self.failures += 1
+        self.faults += is_fault
+        self.runners.add(runner)
+
+    def answered(self) -> None:
+        self.out_since_s = None
+        if self.failures:
+            self.failures = self.faults = 0
+            self.runners.clear()
+            self.barred_until_s = 0.0
+
+
 class NodeLoad:
     """One machine: what runs on it and how busy it has been."""
 
@@ -266,6 +321,7 @@ class NodeLoad:
         "busy_at_s",
         "busy_share",
         "dirty_s",
+        "engines",
         "in_flight",
         "lengths",
         "loading",
@@ -286,6 +342,7 @@ class NodeLoad:
         self.lengths = lengths
         self.replicas: dict[SlotKey, ReplicaLoad] = {}
         self.active: dict[SlotKey, ReplicaLoad] = {}
+        self.engines: dict[str, EngineRecord] = {}
         self.in_flight = 0
         self.starts = 0
         self.prefilling = 0
@@ -298,6 +355,14 @@ class NodeLoad:
         self.busy_share = 0.0
         self.busy_at_s = 0.0
         self.version = 0
+
+    def engine(self, engine_id: str) -> EngineRecord:
+        """The record of one of its engines."""
+        return self.engines.setdefault(engine_id, EngineRecord(engine_id))
+
+    def is_running(self, engine: EngineRecord) -> bool:
+        """Whether a request of any model runs on that engine."""
+        return any(key[1] == engine.engine_id for key in self.active)
 
     def advance(self, now_s: float) -> None:
         """Account the time since the last event: decode progress, and what made it unclean."""

@@ -17,10 +17,10 @@ from ollama_herd.core.inflight import (
     ReplicaLoad,
     Running,
 )
-from ollama_herd.core.node import EngineKind, Node, Replica
+from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
-from ollama_herd.core.request import InferenceRequest
+from ollama_herd.core.request import InferenceRequest, OutcomeKind
 from ollama_herd.core.runner import default_context
 
 REPORT_LAG_S = 3.0
@@ -132,7 +132,8 @@ class Load:
 
     def _believe(self, load: ReplicaLoad, node: Node) -> None:
         """Merge what the node said last with what we did since."""
-        if load.out_since_s is not None and node.last_report_s <= load.out_since_s:
+        out_s = load.engine.out_since_s
+        if out_s is not None and node.last_report_s <= out_s:
             return
         replica = load.replica
         loaded = replica.loaded
@@ -313,37 +314,82 @@ class Load:
 
     def unreachable(self, replica: ReplicaLoad, now_s: float) -> None:
         """A connection failed: the engine is out until its node reports anew."""
+        replica.engine.out_since_s = now_s
+        self.barred.add(replica.key)
         for load in replica.node.replicas.values():
-            if load.key[1] == replica.key[1]:
-                load.out_since_s = now_s
-                self.barred.add(load.key)
+            if load.engine is replica.engine:
                 self._unconfirmed[load.key] = load
                 if not load.running and load.replica.kind is EngineKind.OLLAMA:
                     load.became_cold()
         replica.node.version += 1
 
-    def blame(self, replica: ReplicaLoad, now_s: float) -> None:
-        """The replica failed a request that another one answered."""
+    def failed(self, run: Running, outcome: OutcomeKind, now_s: float) -> None:
+        """A request failed for a fault of the replica's own."""
+        replica = run.replica
+        if outcome is OutcomeKind.SILENT and not run.is_cold:
+            replica.silent_s = now_s
+        # A stream that broke off began well: its runner died, not the engine's server.
+        is_fault = outcome is not OutcomeKind.TRUNCATED and run.first_byte_s < 0
+        self.blame(replica, now_s, is_fault=is_fault)
+
+    def blame(self, replica: ReplicaLoad, now_s: float, *, is_fault: bool = False) -> None:
+        """The replica failed a request that another one answered, or could have."""
         replica.failures += 1
+        engine = replica.engine
+        engine.failed(replica.key[2], is_fault=is_fault)
         if replica.failures >= FAILURES_TO_BAR:
-            rest = BAR_S * 2 ** min(replica.failures - FAILURES_TO_BAR, 6)
-            replica.barred_until_s = now_s + min(rest, BAR_MAX_S)
+            replica.barred_until_s = now_s + _rest_s(replica.failures)
             self.barred.add(replica.key)
+            if replica.silent_s is not None and replica.stuck is None:
+                self.stuck(replica, NoticedBy.REQUESTS, now_s)
+        if engine.is_failing:
+            engine.barred_until_s = now_s + _rest_s(engine.failures)
+            self.barred.add(replica.key)
+
+    def stuck(self, replica: ReplicaLoad, noticed_by: NoticedBy, now_s: float) -> None:
+        """The runner hangs: left out as long as others are there, until it answers."""
+        if replica.silent_s is None:
+            replica.silent_s = now_s
+        since_s = replica.silent_s if replica.stuck is None else replica.stuck.since_s
+        node_id, engine_id, runner = replica.key
+        replica.stuck = StuckRunner(
+            node_id=node_id,
+            engine_id=engine_id,
+            model=replica.replica.model.name,
+            runner=runner,
+            since_s=since_s,
+            noticed_by=noticed_by,
+        )
+        self.barred.add(replica.key)
+
+    def stuck_runners(self) -> tuple[StuckRunner, ...]:
+        """Those that hang now."""
+        found = (self.replicas[key].stuck for key in sorted(self.barred))
+        return tuple(stuck for stuck in found if stuck is not None)
+
+    def answered(self, run: Running) -> None:
+        """A request got its whole answer."""
+        run.replica.last = run.request
+        self.absolve(run.replica)
 
     def absolve(self, replica: ReplicaLoad) -> None:
         """The replica answered."""
         replica.failures = 0
         replica.barred_until_s = 0.0
-        replica.out_since_s = None
+        replica.silent_s = None
+        replica.stuck = None
+        replica.engine.answered()
         self.barred.discard(replica.key)
 
     def _unbar(self) -> None:
         for key in list(self.barred):
             load = self.replicas[key]
-            out_s = load.out_since_s
+            engine = load.engine
+            out_s = engine.out_since_s
             if out_s is not None and load.node.node.last_report_s > out_s:
-                load.out_since_s = None
-            if load.out_since_s is None and load.failures < FAILURES_TO_BAR:
+                engine.out_since_s = None
+            is_failing = load.failures >= FAILURES_TO_BAR or engine.is_failing
+            if engine.out_since_s is None and load.stuck is None and not is_failing:
                 self.barred.discard(key)
 
 
@@ -351,6 +397,7 @@ def _note_context(load: ReplicaLoad, context: int) -> None:
     """The engine tells which window is loaded."""
     if load.context_length and context != load.context_length:
         load.options = None  # somebody else had it reloaded
+        load.has_new_runner()
         load.mirror.clear()
     load.context_length = context
     if load.options is None:
@@ -359,6 +406,10 @@ def _note_context(load: ReplicaLoad, context: int) -> None:
             load.options = () if context == default else (("num_ctx", context),)
     elif not load.options:
         load.learned_context = context
+
+
+def _rest_s(failures: int) -> float:
+    return min(BAR_S * 2.0 ** min(failures - FAILURES_TO_BAR, 6), BAR_MAX_S)
 
 
 def _judge_probes(replica: ReplicaLoad, ended: Running, now_s: float) -> None:

@@ -218,6 +218,27 @@ class Node(msgspec.Struct, frozen=True):
     clock_skew_s: float = 0.0  # how far its clock is ahead of the router's
 
 
+class NoticedBy(enum.StrEnum):
+    """What showed that a runner is stuck."""
+
+    CANARY = "canary"  # a request for one token got no answer
+    REQUESTS = "requests"  # clients' requests got none, or their streams stalled
+
+
+class StuckRunner(msgspec.Struct, frozen=True):
+    """A loaded model that does not answer although its engine's health checks do.
+
+    `model` is one of the names of the runner, `since_s` router monotonic seconds.
+    """
+
+    node_id: str
+    engine_id: str
+    model: str
+    runner: str
+    since_s: float
+    noticed_by: NoticedBy
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where to open a connection to an engine; `tunnel` names the engine at the node's relay."""
 

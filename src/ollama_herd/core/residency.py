@@ -182,7 +182,7 @@ def _may_load(place: Place, now_s: float) -> bool:
         and model.capabilities != ("embedding",)
         and not replica.running
         and not replica.failures
-        and replica.out_since_s is None
+        and replica.engine.out_since_s is None
         and node.loading is None
         and (node.reserved is None or node.reserved_until_s <= now_s)
     )

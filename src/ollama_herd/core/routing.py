@@ -179,7 +179,7 @@ def _working(
     failing: list[Place] = []
     for place in places:
         load = place.load
-        out_s = load.out_since_s
+        out_s = load.engine.out_since_s
         if out_s is not None and ask.nodes[place.replica.node_id].last_report_s <= out_s:
             gone = Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.UNREACHABLE)
             rejected = (*rejected, gone)

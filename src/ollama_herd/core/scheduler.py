@@ -57,7 +57,7 @@ class Scheduler:
 
     @property
     def load(self) -> Load:
-        """What is in flight; for `decide` and for views, not to be changed."""
+        """What is in flight; for `decide`, views and canaries, not to be changed by others."""
         return self._load
 
     def on_request(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Effect]:
@@ -112,7 +112,7 @@ class Scheduler:
         run = self._end(request_id, outcome, now_s, output)
         if outcome is OutcomeKind.COMPLETED:
             learning.learn(self._load, run, usage, now_s)
-            self._load.absolve(run.replica)
+            self._load.answered(run)
             for key in pending.blamed:
                 self._blame(key, now_s)
         self._fleet = fleet
@@ -349,7 +349,7 @@ class Scheduler:
         if outcome is OutcomeKind.UNREACHABLE:
             load.unreachable(replica, now_s)
         elif outcome in FAULTS:
-            load.blame(replica, now_s)
+            load.failed(run, outcome, now_s)
         return run
 
     def _blame(self, key: tuple[str, str, str], now_s: float) -> None:
@@ -395,4 +395,6 @@ class Scheduler:
 def _is_sound(priced: Priced, silent: Running, now_s: float) -> bool:
     """Whether a second try there makes sense: another machine, and not one that keeps failing."""
     place = priced.place
-    return place.node is not silent.node and place.load.barred_until_s <= now_s
+    load = place.load
+    is_sound = load.stuck is None and load.barred_until_s <= now_s
+    return is_sound and place.node is not silent.node

@@ -13,11 +13,15 @@ from aiohttp import web
 from ollama_herd import __version__
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import RouterSettings
-from ollama_herd.core.health.values import RouterFacts
+from ollama_herd.core.canary import CanarySettings
+from ollama_herd.core.health.values import RouterFacts, Stuck
+from ollama_herd.core.names import canonical_name
+from ollama_herd.core.node import NoticedBy
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.core.trace import Trace
+from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
@@ -72,6 +76,9 @@ class Herd:
         self.upstream = Upstream(settings.connect_timeout_s)
         if settings.placement:
             self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
+        canaries = CanarySettings(every_s=settings.canary_s, silence=_silence(settings))
+        self.dispatcher.ask_idle_with(canaries, CanarySender(self.upstream, self.dispatcher).start)
+        self.dispatcher.tell_stuck(self.registry.runners_stuck)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
         gate = _gate(settings)
@@ -81,6 +88,7 @@ class Herd:
             facts=self._facts,
             store=lambda: None if memory.traces is None else memory.traces.health(),
             history=memory.health_changes,
+            stuck=self._stuck,
         )
         parts = Parts(
             dispatcher=self.dispatcher,
@@ -185,6 +193,14 @@ class Herd:
             host=self._settings.host,
             port=self.port,
             queue_limit=self._settings.queue_limit,
+        )
+
+    def _stuck(self) -> tuple[Stuck, ...]:
+        """For the health check, which sees for itself what requests meet."""
+        return tuple(
+            Stuck(one.node_id, one.engine_id, canonical_name(one.model))
+            for one in self.registry.fleet.stuck
+            if one.noticed_by is NoticedBy.CANARY
         )
 
     def _node_name(self, node_id: str) -> str:

@@ -7,11 +7,12 @@ slot back: the request path does so whenever it ends early.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from ollama_herd.clock import monotonic_s
+from ollama_herd.clock import monotonic_s, now_s
+from ollama_herd.core.canary import Canaries, Canary, CanarySettings
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.node import Replica
+from ollama_herd.core.node import Replica, StuckRunner
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
@@ -37,6 +38,9 @@ class Dispatcher:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._load: Callable[[str, Replica], None] | None = None
+        self._ask: Callable[[Canary], None] | None = None
+        self._canaries = Canaries(scheduler.load, CanarySettings())
+        self._tell_stuck: Callable[[tuple[StuckRunner, ...]], None] | None = None
         self._waiting: dict[str, asyncio.Future[RouteDecision]] = {}
         self._fleet = Fleet()
 
@@ -48,14 +52,33 @@ class Dispatcher:
         """Who carries out loads ahead of requests: `load(id, replica)` ends in `finished(id)`."""
         self._load = load
 
+    def ask_idle_with(self, settings: CanarySettings, ask: Callable[[Canary], None]) -> None:
+        """Who carries out canaries: `ask(canary)` ends in `canary_ended(canary, …)`."""
+        self._canaries = Canaries(self._scheduler.load, settings)
+        self._ask = ask
+
+    def tell_stuck(self, tell: Callable[[tuple[StuckRunner, ...]], None]) -> None:
+        """Who hears, at each tick, which runners hang."""
+        self._tell_stuck = tell
+
     def tick(self) -> None:
-        """Let held requests time out and be looked at again; load what will be needed."""
-        now_s = monotonic_s()
-        self._settle(self._scheduler.on_fleet(self._fleet, now_s))
-        if self._load is None:
-            return
-        for grant in self._scheduler.place(self._fleet, now_s):
-            self._load(grant.request_id, grant.decision.candidates[0].replica)
+        """Let held requests time out and be looked at again; load what will be needed, and ask
+        what is idle whether it still answers.
+        """
+        tick_s = monotonic_s()
+        self._settle(self._scheduler.on_fleet(self._fleet, tick_s))
+        if self._load is not None:
+            for grant in self._scheduler.place(self._fleet, tick_s):
+                self._load(grant.request_id, grant.decision.candidates[0].replica)
+        if self._ask is not None:
+            for canary in self._canaries.plan(self._fleet, tick_s, now_s()):
+                self._ask(canary)
+        if self._tell_stuck is not None:
+            self._tell_stuck(self._scheduler.load.stuck_runners())
+
+    def canary_ended(self, canary: Canary, outcome: OutcomeKind) -> None:
+        """What came of a canary."""
+        self._canaries.ended(canary, outcome, monotonic_s())
 
     def drain(self) -> None:
         """Refuse what waits: the router is about to end."""
@@ -90,8 +113,8 @@ class Dispatcher:
 
     def lost(self, loser_id: str, outcome: OutcomeKind, keeper_id: str) -> None:
         """One of two tries of a request ended, the other goes on."""
-        now_s = monotonic_s()
-        self._settle(self._scheduler.on_lost(loser_id, outcome, keeper_id, self._fleet, now_s))
+        lost_s = monotonic_s()
+        self._settle(self._scheduler.on_lost(loser_id, outcome, keeper_id, self._fleet, lost_s))
 
     def expectation(self, request_id: str) -> Expectation:
         """What was predicted of a running request."""

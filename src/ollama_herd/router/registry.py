@@ -18,6 +18,7 @@ from ollama_herd.core.fleet import (
     NodeDrained,
     NodeForgotten,
     NodeReported,
+    RunnersStuck,
     TimePassed,
     apply,
     is_stale,
@@ -32,6 +33,7 @@ from ollama_herd.core.node import (
     NodeReport,
     NodeStatus,
     ReportReply,
+    StuckRunner,
 )
 from ollama_herd.core.relisting import Relisting, agrees, corrected, relisted
 
@@ -113,6 +115,10 @@ class Registry:
             self._missed_s += late_s
         self._apply(TimePassed(self._heartbeat_s, self._missed_s))
 
+    def runners_stuck(self, stuck: tuple[StuckRunner, ...]) -> None:
+        """Which runners hang now; said again and again, news or not."""
+        self._apply(RunnersStuck(stuck))
+
     def drain(self, node_id: str, *, draining: bool) -> None:
         self._apply(NodeDrained(node_id, draining))
 
@@ -180,6 +186,8 @@ class Registry:
 
 def _log_changes(before: Fleet, after: Fleet) -> None:
     """One line a change that a person wants to know; nothing for a heartbeat that says the same."""
+    if after.stuck != before.stuck:
+        _log_stuck(before, after)
     for node_id, node in after.nodes.items():
         old = before.nodes.get(node_id)
         if old is None:
@@ -201,3 +209,19 @@ def _log_changes(before: Fleet, after: Fleet) -> None:
                     _log.info("engine answers again", node=node.name, engine=engine.engine_id)
     for node_id in before.nodes.keys() - after.nodes.keys():
         _log.info("node forgotten", node=before.nodes[node_id].name)
+
+
+def _log_stuck(before: Fleet, after: Fleet) -> None:
+    for stuck in after.stuck:
+        if stuck not in before.stuck:
+            _log.warning("a loaded model does not answer", **_facts(stuck, after))
+    now = {(s.node_id, s.engine_id, s.runner) for s in after.stuck}
+    for stuck in before.stuck:
+        if (stuck.node_id, stuck.engine_id, stuck.runner) not in now:
+            _log.info("no longer stuck", **_facts(stuck, after))
+
+
+def _facts(stuck: StuckRunner, fleet: Fleet) -> dict[str, str]:
+    node = fleet.nodes.get(stuck.node_id)
+    name = node.name if node is not None else stuck.node_id
+    return {"node": name, "engine": stuck.engine_id, "model": stuck.model}
