@@ -43,6 +43,7 @@ class Case:
         self.now_s = 1.0
         self.fleet = fleet_of([loaded_report(n, **more) for n in node_ids], self.now_s)
         self.seq = 1
+        self.more = more
 
     def serve(self, outcome=OutcomeKind.COMPLETED, **more):
         """One request from beginning to end; the node that had it."""
@@ -53,6 +54,7 @@ class Case:
 
     def say(self, *node_ids, **more):
         self.seq += 1
+        self.more = more
         for node_id in node_ids:
             event = NodeReported(loaded_report(node_id, self.seq, **more), "10.0.0.1")
             self.fleet = apply(self.fleet, event, self.now_s)
@@ -60,7 +62,7 @@ class Case:
 
     def plan(self, after_s=0.0):
         self.now_s += after_s
-        self.scheduler.on_fleet(self.fleet, self.now_s)
+        self.say(*self.fleet.nodes, **self.more)
         return self.canaries.plan(self.fleet, self.now_s, TIME_S + self.now_s)
 
     def end(self, canary, outcome):
@@ -83,6 +85,16 @@ def test_an_idle_replica_is_asked_as_it_was_asked_last():
 def test_what_never_answered_here_is_not_asked():
     """Its load options are not known, and other ones would load it anew."""
     assert Case("a").plan(10 * EVERY_S) == []
+
+
+def test_a_report_from_before_the_last_request_is_not_trusted():
+    """It may still tell of the window that this request had loaded anew."""
+    case = Case("a")
+    case.now_s += EVERY_S
+    case.serve()
+    case.scheduler.on_fleet(case.fleet, case.now_s)
+    assert case.canaries.plan(case.fleet, case.now_s + 2 * EVERY_S, TIME_S) == []
+    assert len(case.plan(2 * EVERY_S + 10)) == 1
 
 
 def test_none_when_switched_off():
@@ -116,7 +128,8 @@ def test_a_reload_by_somebody_else_ends_the_asking():
     reloaded = msgspec.structs.replace(case.fleet.nodes["a"].engines[0], loaded=(one,))
     event = NodeReported(report("a", [reloaded], seq=99), "10.0.0.1")
     case.fleet = apply(case.fleet, event, case.now_s)
-    assert case.plan(EVERY_S) == []
+    case.scheduler.on_fleet(case.fleet, case.now_s)
+    assert case.canaries.plan(case.fleet, case.now_s + EVERY_S, TIME_S) == []
 
 
 @pytest.mark.parametrize(("keep_s", "is_asked"), [(250, True), (150, False)])

@@ -11,7 +11,7 @@ import msgspec
 
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad
-from ollama_herd.core.load import Load
+from ollama_herd.core.load import REPORT_LAG_S, Load
 from ollama_herd.core.node import NoticedBy, Replica
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import InferenceRequest, OutcomeKind
@@ -111,14 +111,16 @@ class Canaries:
     def _place(self, replica: ReplicaLoad, fleet: Fleet) -> Replica | None:
         """The idle, loaded replica to ask as the last request was; None when there is none."""
         last, node = replica.last, replica.node
-        if last is None or not (replica.is_hot and replica.is_reported_hot) or replica.running:
+        if last is None or replica.running or replica.key in self._under_way:
             return None
-        if replica.key in self._under_way or node.loading is not None:
+        if not (replica.is_hot and replica.is_reported_hot) or node.loading is not None:
             return None
         if node.in_flight and replica.silent_s is None:
             return None  # others would have to wait for it, and it for them
-        out_s = replica.engine.out_since_s
-        if out_s is not None and node.node.last_report_s <= out_s:
+        reported_s, out_s = node.node.last_report_s, replica.engine.out_since_s
+        # An older report may tell of another window than the one that is loaded now.
+        is_news = reported_s > replica.changed_s + REPORT_LAG_S
+        if not is_news or (out_s is not None and reported_s <= out_s):
             return None
         for found in fleet.replicas.get(last.model_key, ()):
             if found.slot_key == replica.key and found.loaded is not None:

@@ -113,17 +113,7 @@ class Herd:
         )
         MediaRoutes(parts, settings).add_to(app)
         add_node_routes(app, self.registry, memory.forget)
-        self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            logger=_SILENT,
-            keepalive_timeout=settings.idle_timeout_s,
-            lingering_time=LINGER_S,
-            shutdown_timeout=0.1,
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
-        )
+        self._runner = _runner(app, settings)
         self._parts = parts
         self._door: Door | None = None
         self.port = 0
@@ -223,6 +213,20 @@ def _silence(settings: RouterSettings) -> SilenceLimits:
         hedge_ceiling_s=settings.hedge_ceiling_s,
         stall_floor_s=settings.stall_floor_s,
         stall_ceiling_s=settings.stall_ceiling_s,
+    )
+
+
+def _runner(app: web.Application, settings: RouterSettings) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        logger=_SILENT,
+        keepalive_timeout=settings.idle_timeout_s,
+        lingering_time=LINGER_S,
+        shutdown_timeout=0.1,
+        max_line_size=settings.max_header_bytes,
+        max_field_size=settings.max_header_bytes,
     )
 
 
