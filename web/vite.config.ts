@@ -14,6 +14,7 @@ export default defineConfig({
     assetsInlineLimit: 0, // the policy allows no data: URLs
     modulePreload: { polyfill: false },
     chunkSizeWarningLimit: 400,
+    rollupOptions: { input: ["index.html", "login.html"] },
   },
   server: {
     proxy: {

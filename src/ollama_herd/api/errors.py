@@ -52,7 +52,16 @@ class ApiError(msgspec.Struct, frozen=True):
 
 
 _OPENAI_TYPES: Mapping[int, str] = MappingProxyType(
-    {400: "invalid_request_error", 404: "not_found_error"}
+    {
+        400: "invalid_request_error",
+        401: "invalid_request_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }
+)
+_OPENAI_CODES: Mapping[int, str] = MappingProxyType(
+    {401: '"invalid_api_key"', 429: '"rate_limit_exceeded"'}
 )
 _ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -66,7 +75,8 @@ _ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
         529: "overloaded_error",
     }
 )
-"""As Ollama types statuses (openai.NewError, anthropic.NewError); 413 as Anthropic itself does."""
+"""As Ollama types statuses (openai.NewError, anthropic.NewError); 401, 403, 413 and 429 as OpenAI
+and Anthropic themselves do."""
 
 
 def render(
@@ -98,7 +108,8 @@ def _encodable(text: str) -> str:
 
 def _openai_error(status: int, message: str) -> str:
     kind = _OPENAI_TYPES.get(status, "api_error")
-    return f'{{"error":{{"message":{message},"type":"{kind}","param":null,"code":null}}}}'
+    code = _OPENAI_CODES.get(status, "null")
+    return f'{{"error":{{"message":{message},"type":"{kind}","param":null,"code":{code}}}}}'
 
 
 def _anthropic_error(status: int, message: str, seed: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ollama_herd import __version__
-from ollama_herd.cli import demo, explain, router, simulate
+from ollama_herd.cli import demo, explain, keys, router, simulate
 from ollama_herd.cli.options import setting
 from ollama_herd.config import RouterSettings
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.command("simulate")(simulate.simulate)
+app.add_typer(keys.app, name="keys")
 
 
 def _option(name: str, metavar: str | None = None) -> Any:

@@ -12,11 +12,12 @@ STATIC = Path(__file__).parent / "static"
 """Where `make web` and the package build write; not in the repository."""
 
 INDEX = "index.html"
+LOGIN_PAGE = "login.html"
 
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": (
-            "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+            "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
             "object-src 'none'"
         ),
         "X-Content-Type-Options": "nosniff",

@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 from aiohttp import web
 
 from ollama_herd.clock import now_s
-from ollama_herd.dashboard.assets import INDEX, NOT_BUILT, SECURITY_HEADERS, Asset, load
+from ollama_herd.dashboard.assets import INDEX, LOGIN_PAGE, NOT_BUILT, SECURITY_HEADERS, Asset, load
+from ollama_herd.dashboard.login import LOGIN, Login
 from ollama_herd.dashboard.queries import (
     BadField,
     TraceQuery,
@@ -69,11 +70,13 @@ def add(
     feed: Feed,
     records: Records,
     health: HealthRecords,
+    login: Login,
 ) -> None:
     """Add all routes to the control plane. `fleet` is `/fleet/status` as JSON."""
     pages, data = _Pages(), _Data(fleet, feed, records, health)
     for path, handler in (
         ("/dashboard", pages.index),
+        (LOGIN, pages.login),
         ("/dashboard/assets/{name}", pages.asset),
         ("/dashboard/api/fleet", data.fleet),
         ("/dashboard/api/traces", data.traces),
@@ -84,6 +87,8 @@ def add(
         ("/dashboard/events", data.events),
     ):
         app.router.add_route("GET", path, handler)
+    app.router.add_route("POST", LOGIN, login.enter)
+    app.router.add_route("POST", "/dashboard/logout", login.leave)
     app.on_response_prepare.append(_secure)
     app.on_shutdown.append(data.shut_down)
 
@@ -96,10 +101,11 @@ class _Pages:
 
     async def index(self, request: web.Request) -> web.Response:
         """The dashboard; a plain page when it was not built."""
-        files = await self._loaded()
-        if INDEX not in files:
-            return web.Response(text=NOT_BUILT, status=503)
-        return _file(request, files[INDEX])
+        return await self._page(request, INDEX)
+
+    async def login(self, request: web.Request) -> web.Response:
+        """The page that asks for an API key."""
+        return await self._page(request, LOGIN_PAGE)
 
     async def asset(self, request: web.Request) -> web.Response:
         """A script, style, font or image of the dashboard."""
@@ -108,6 +114,12 @@ class _Pages:
         if found is None:
             return web.Response(text="404 page not found", status=404)
         return _file(request, found)
+
+    async def _page(self, request: web.Request, name: str) -> web.Response:
+        files = await self._loaded()
+        if name not in files:
+            return web.Response(text=NOT_BUILT, status=503)
+        return _file(request, files[name])
 
     async def _loaded(self) -> Mapping[str, Asset]:
         """Looked for again until they are there: `make web` may still be running."""

@@ -11,8 +11,10 @@ import structlog
 from aiohttp import web
 
 from ollama_herd import __version__
+from ollama_herd.api.errors import ApiError
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import RouterSettings
+from ollama_herd.core.access import Access
 from ollama_herd.core.canary import CanarySettings
 from ollama_herd.core.health.values import RouterFacts, Stuck
 from ollama_herd.core.names import canonical_name
@@ -25,12 +27,14 @@ from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
+from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.nodes import add_node_routes
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
+from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.watch import Watch
@@ -81,7 +85,7 @@ class Herd:
         self.dispatcher.tell_stuck(self.registry.runners_stuck)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
-        gate = _gate(settings)
+        self._gate = gate = _gate(settings)
         self.watch = Watch(
             fleet=lambda: self.registry.fleet,
             queue=self.dispatcher.queue,
@@ -90,6 +94,8 @@ class Herd:
             history=memory.health_changes,
             stuck=self._stuck,
         )
+        self.keys = KeyRing(gate.is_own_page)
+        memory.on_access(self._take_access)
         parts = Parts(
             dispatcher=self.dispatcher,
             upstream=self.upstream,
@@ -97,6 +103,7 @@ class Herd:
             node_name=self._node_name,
             fleet=lambda: self.registry.fleet,
             gate=gate,
+            keys=self.keys,
             max_attempts=settings.max_attempts,
             silence=_silence(settings),
             continue_streams=settings.continue_streams,
@@ -127,7 +134,7 @@ class Herd:
         door = Door(
             serve=partial(serve, self._parts),
             hand_over=hand_over,
-            gate=self._parts.gate,
+            gate=self._may_enter,
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},
         )
@@ -182,6 +189,7 @@ class Herd:
             version=__version__,
             host=self._settings.host,
             port=self.port,
+            asks_for_keys=self.keys.are_needed,
             queue_limit=self._settings.queue_limit,
         )
 
@@ -192,6 +200,20 @@ class Herd:
             for one in self.registry.fleet.stuck
             if one.noticed_by is NoticedBy.CANARY
         )
+
+    def _take_access(self, access: Access | None) -> None:
+        if access is None:
+            self.keys.close()
+        else:
+            self.keys.replace(access.api_keys)
+
+    def _may_enter(self, headers: Headers, client: str) -> Headers | ApiError:
+        """What the request path will ask, before a long body is read."""
+        allowed = self._gate(headers, client)
+        if not self.keys.are_needed or isinstance(allowed, ApiError):
+            return allowed
+        caller = self.keys.caller(headers)
+        return caller if isinstance(caller, ApiError) else allowed
 
     def _node_name(self, node_id: str) -> str:
         node = self.registry.fleet.nodes.get(node_id)

@@ -17,11 +17,13 @@ from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
 from ollama_herd.dashboard import routes as dashboard
+from ollama_herd.dashboard.login import Login
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
 from ollama_herd.router.front import error_response, front, no_server_name, plain_errors
 from ollama_herd.router.gate import Gate
+from ollama_herd.router.keys import SESSION_S
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
 from ollama_herd.router.records import HealthRecords, StoreRecords
@@ -51,7 +53,7 @@ def control_app(
     changes_allowed: bool = True,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
-    app = web.Application(middlewares=[front(gate), plain_errors])
+    app = web.Application(middlewares=[front(gate, parts.keys), plain_errors])
     app.on_response_prepare.append(no_server_name)
     answers = _Answers(registry, dispatcher, limits)
     add = app.router.add_route
@@ -83,7 +85,12 @@ def control_app(
         LiveParts(lambda: registry.fleet, dispatcher.queue, records.health, lambda: watch.health)
     )
     dashboard.add(
-        app, fleet=answers.fleet_json, feed=feed, records=records, health=HealthRecords(watch)
+        app,
+        fleet=answers.fleet_json,
+        feed=feed,
+        records=records,
+        health=HealthRecords(watch),
+        login=Login(parts.keys.log_in, SESSION_S),
     )
     return app
 

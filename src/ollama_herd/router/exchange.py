@@ -18,6 +18,7 @@ from ollama_herd.router.connection import EngineConnection
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.journal import Journal
+from ollama_herd.router.keys import KeyRing, Ticket
 from ollama_herd.router.reply import Headers, Reply, answer
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.wire import RequestHead
@@ -53,6 +54,7 @@ class Parts:
     node_name: Callable[[str], str]
     fleet: Callable[[], Fleet]
     gate: Gate
+    keys: KeyRing
     max_attempts: int
     silence: SilenceLimits = field(default_factory=SilenceLimits)
     continue_streams: bool = True
@@ -73,7 +75,17 @@ class Exchange:
     the dispatcher knows the attempt under way: the request's own, or that of its second try.
     """
 
-    __slots__ = ("endpoint", "head", "journal", "lease", "more", "parsed", "parts", "reply")
+    __slots__ = (
+        "endpoint",
+        "head",
+        "journal",
+        "lease",
+        "more",
+        "parsed",
+        "parts",
+        "reply",
+        "ticket",
+    )
 
     def __init__(self, parts: Parts, endpoint: Endpoint, head: RequestHead, reply: Reply) -> None:
         self.parts = parts
@@ -86,6 +98,7 @@ class Exchange:
         self.lease = self.journal.request_id
         self.more: Headers = ()
         self.parsed: ParsedBody | None = None
+        self.ticket: Ticket | None = None  # of the client's API key
 
     @property
     def request_id(self) -> str:
@@ -102,6 +115,8 @@ class Exchange:
         headers = [*self.more, *more]
         if error.retry_after_s:
             headers.append((b"Retry-After", b"%d" % error.retry_after_s))
+        if error.status == 401:
+            headers.append((b"WWW-Authenticate", b"Bearer"))
         answer(self.reply, status, content_type, body, headers)
 
     def patience(self, connection: EngineConnection) -> float:

@@ -4,6 +4,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from ollama_herd.api.access import needed_scope
 from ollama_herd.api.endpoints import dialect_of
 from ollama_herd.api.errors import (
     FOREIGN_ORIGIN,
@@ -14,7 +15,9 @@ from ollama_herd.api.errors import (
 )
 from ollama_herd.api.origin import preflight_headers
 from ollama_herd.core.request import Dialect
+from ollama_herd.dashboard.login import LOGIN
 from ollama_herd.router.gate import Gate
+from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.slow import BodyRefused
 
@@ -27,7 +30,7 @@ _OUR_PATHS = ("/fleet", "/dashboard")
 """Below these nothing is Ollama's, so no page but our own has a reason to change anything."""
 
 
-def front(gate: Gate) -> Middleware:
+def front(gate: Gate, keys: KeyRing) -> Middleware:
     """Who may come in, preflights and unclean paths, before any route is looked at."""
 
     @web.middleware
@@ -36,6 +39,11 @@ def front(gate: Gate) -> Middleware:
         allowed = gate(headers, request.remote or "")
         if not isinstance(allowed, ApiError) and _is_foreign_change(gate, request):
             allowed = FOREIGN_ORIGIN
+        if keys.are_needed and not isinstance(allowed, ApiError) and request.method != "OPTIONS":
+            lacking = _lacking(keys, headers, request)
+            if lacking is not None and request.path == "/dashboard":
+                return web.Response(status=303, headers={"Location": LOGIN})
+            allowed = lacking or allowed
         if isinstance(allowed, ApiError):
             return error_response(allowed, dialect_of(request.path), request.path)
         request[CORS] = allowed
@@ -51,6 +59,16 @@ def front(gate: Gate) -> Middleware:
         return response
 
     return come_in
+
+
+def _lacking(keys: KeyRing, headers: Headers, request: web.Request) -> ApiError | None:
+    """Why the key of the request, or the lack of one, does not open this route."""
+    resource = request.match_info.route.resource
+    needed = needed_scope(request.method, "" if resource is None else resource.canonical)
+    if needed is None:
+        return None
+    caller = keys.caller(headers, needed)
+    return caller if isinstance(caller, ApiError) else None
 
 
 def _is_foreign_change(gate: Gate, request: web.Request) -> bool:
@@ -121,6 +139,8 @@ def error_response(error: ApiError, dialect: Dialect, path: str) -> web.Response
     headers = {"Content-Type": content_type.decode()} if body else {}
     if error.retry_after_s:
         headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.allow:
         headers["Allow"] = error.allow
     return web.Response(status=status, body=body, headers=headers)

@@ -12,10 +12,12 @@ import msgspec
 import structlog
 
 from ollama_herd.config import RouterSettings
+from ollama_herd.core.access import Access
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Node
 from ollama_herd.core.predict import Predictor, PredictorState
 from ollama_herd.core.trace import Trace
+from ollama_herd.store.access import AccessStore
 from ollama_herd.store.database import Database
 from ollama_herd.store.errors import StoreError
 from ollama_herd.store.expiry import Retention
@@ -46,6 +48,10 @@ class Memory:
         self._database = Database(settings.database_url or settings.home)
         self._fleet_store = FleetStore(self._database)
         self.health_changes = HealthStore(self._database)
+        self._access_store = AccessStore(self._database, settings.home)
+        self._access: Access | None = Access()
+        self._take_access: Callable[[Access | None], None] | None = None
+        self._are_rules_unreadable = False
         self._traces: TraceStore | None = None
         self._settings = settings
         self._unsaved: Fleet | None = None
@@ -66,6 +72,10 @@ class Memory:
             self._tell(str(error))
         except msgspec.MsgspecError as error:
             _log.warning("what was learned cannot be read; learning anew", reason=str(error))
+        try:
+            self._access = self._access_store.load()
+        except StoreError:
+            self._access = None if self._access_store.were_keys_needed else Access()
         if self._settings.traces:
             self._traces = open_traces(self._database, self._retention())
 
@@ -92,6 +102,29 @@ class Memory:
         predictor.restore(self.learned)
         self._predictor = predictor
 
+    def on_access(self, take: Callable[[Access | None], None]) -> None:
+        """Give `take` what was decided about who may do what, now and when it changes; None while
+        it cannot be read though there is something.
+        """
+        self._take_access = take
+        take(self._access)
+
+    async def read_access(self) -> None:
+        """Read it again: the command line may have changed it. What was read last holds when that
+        fails.
+        """
+        try:
+            access = await asyncio.to_thread(self._access_store.load)
+        except StoreError as error:
+            if not self._are_rules_unreadable:
+                _log.warning("who may come in cannot be read; what was last holds", why=str(error))
+            self._are_rules_unreadable = True
+            return
+        self._are_rules_unreadable = False
+        if access != self._access and self._take_access is not None:
+            self._access = access
+            self._take_access(access)
+
     def keep_fleet(self, fleet: Fleet) -> None:
         """Remember this fleet; written with the next save."""
         self._unsaved = fleet
@@ -102,6 +135,7 @@ class Memory:
         while True:
             await asyncio.sleep(SAVE_S)
             round_number += 1
+            await self.read_access()
             await self.save(learned=round_number % LEARNED_SAVES == 0)
 
     async def save(self, *, learned: bool) -> None:

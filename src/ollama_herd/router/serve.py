@@ -58,14 +58,8 @@ async def serve(
     exchange = Exchange(parts, endpoint, head, reply)
     journal = exchange.journal
     try:
-        allowed = parts.gate(head.headers, head.client)
-        if isinstance(allowed, ApiError):
-            exchange.refuse(allowed)
-            return
-        exchange.more = allowed
-        parsed = read_request(endpoint, body, head.encoding) if isinstance(body, bytes) else body
-        if isinstance(parsed, ApiError):
-            exchange.refuse(parsed)
+        parsed = _admitted(exchange, body)
+        if parsed is None:
             return
         journal.tags += parsed.tags
         journal.request = _request(exchange, parsed)
@@ -91,7 +85,37 @@ async def serve(
         else:
             exchange.refuse(_defect(exchange.request_id))
     finally:
+        if exchange.ticket is not None:
+            exchange.ticket.close(journal.usage)
         parts.put_trace(journal.trace(endpoint, head.client))
+
+
+def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> ParsedBody | None:
+    """What is asked for; None when it may not be, or cannot be read: the client was told why."""
+    parts, head = exchange.parts, exchange.head
+    allowed = parts.gate(head.headers, head.client)
+    if isinstance(allowed, ApiError):
+        exchange.refuse(allowed)
+        return None
+    exchange.more = allowed
+    caller = parts.keys.caller(head.headers) if parts.keys.are_needed else None
+    if isinstance(caller, ApiError):
+        exchange.refuse(caller)
+        return None
+    parsed = body
+    if isinstance(parsed, bytes):
+        parsed = read_request(exchange.endpoint, parsed, head.encoding)
+    if isinstance(parsed, ApiError):
+        exchange.refuse(parsed)
+        return None
+    if caller is not None:
+        exchange.journal.key_name = caller.key.name
+        ticket = caller.begin(parsed)
+        if isinstance(ticket, ApiError):
+            exchange.refuse(ticket)
+            return None
+        exchange.ticket = ticket
+    return parsed
 
 
 async def _answer_or_fall_back(
@@ -315,6 +339,8 @@ def _winner(decision: RouteDecision) -> Candidate:
 
 def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
     endpoint, head = exchange.endpoint, exchange.head
+    ticket = exchange.ticket
+    priority = priority_of(head.headers) if head.has_wishes else Priority.INTERACTIVE
     return InferenceRequest(
         request_id=exchange.request_id,
         model=parsed.model,
@@ -328,7 +354,7 @@ def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
         max_tokens=parsed.max_tokens,
         load_options=parsed.load_options,
         client=head.client,
-        priority=priority_of(head.headers) if head.has_wishes else Priority.INTERACTIVE,
+        priority=priority if ticket is None else ticket.key.priority(priority),
         fallback_models=parsed.fallback_models,
         is_load_only=parsed.is_load_only,
         prefix=parsed.prefix,

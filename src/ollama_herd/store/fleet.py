@@ -65,12 +65,12 @@ class FleetStore:
                 for node_id, key_hash in sorted(new.items())
             ]
             if bound:
-                insert = _insert(connection, node_keys).on_conflict_do_nothing()
+                insert = insert_into(connection, node_keys).on_conflict_do_nothing()
                 connection.execute(insert, bound)
             if bound or not self._keys_loaded:
                 self._load_keys(connection)
             if rows:
-                insert = _insert(connection, nodes)
+                insert = insert_into(connection, nodes)
                 replacing = insert.on_conflict_do_update(
                     index_elements=[nodes.c.node_id],
                     set_={"body": insert.excluded.body, "saved_at": insert.excluded.saved_at},
@@ -106,7 +106,7 @@ class FleetStore:
     def save_learned(self, name: str, body: bytes) -> None:
         """Keep the state of a predictor under its name. Raises StoreError."""
         with self._database.transaction() as connection:
-            insert = _insert(connection, learned)
+            insert = insert_into(connection, learned)
             replacing = insert.on_conflict_do_update(
                 index_elements=[learned.c.name],
                 set_={"body": insert.excluded.body, "saved_at": insert.excluded.saved_at},
@@ -126,5 +126,5 @@ class FleetStore:
         self._keys_loaded = True
 
 
-def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

@@ -152,3 +152,13 @@ health_changes = Table(
     Column("seen", Text, nullable=False),
     Index("health_changes_time", "changed_at"),
 )
+
+# Who may do what; bodies are JSON of `core.access`.
+access = Table(
+    "access",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    _number("changed_at"),
+)

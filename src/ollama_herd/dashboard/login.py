@@ -1,0 +1,85 @@
+"""Logging in to the dashboard with an API key: a form, a cookie, and the way out again."""
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+import msgspec
+from aiohttp import web
+
+from ollama_herd.api.access import SESSION_COOKIE
+
+LOGIN = "/dashboard/login"
+
+MAX_LOGIN_BYTES = 4096
+"""A key has 60 characters."""
+
+READ_S = 10.0
+
+LogIn = Callable[[str], str | None]
+"""From a key to a session, None when the key is not good for the dashboard."""
+
+
+class _Given(msgspec.Struct):
+    key: str
+
+
+class Login:
+    """`log_in` makes sessions that are good for `lasts_s` seconds."""
+
+    def __init__(self, log_in: LogIn, lasts_s: float) -> None:
+        self._log_in = log_in
+        self._lasts_s = int(lasts_s)
+
+    async def enter(self, request: web.Request) -> web.Response:
+        """Log in: a form of the login page, or JSON `{"key": ...}`."""
+        body = await _read(request)
+        is_form = request.content_type == "application/x-www-form-urlencoded"
+        session = self._log_in(_key_of(body, is_form=is_form))
+        if session is None:
+            if is_form:
+                return _seen(f"{LOGIN}#wrong")
+            reason = "this key does not open the dashboard: it needs the scope manage"
+            return web.json_response({"error": reason, "code": "wrong_key"}, status=401)
+        response = _seen("/dashboard") if is_form else web.json_response({"logged_in": True})
+        response.set_cookie(
+            SESSION_COOKIE,
+            session,
+            max_age=self._lasts_s,
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure,
+        )
+        return response
+
+    async def leave(self, _request: web.Request) -> web.Response:
+        """Log out: this browser forgets its session."""
+        response = _seen(LOGIN)
+        response.del_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict")
+        return response
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body as far as it may be of interest; b"" when it does not come."""
+    body = b""
+    try:
+        async with asyncio.timeout(READ_S):
+            while not request.content.at_eof() and len(body) < MAX_LOGIN_BYTES:
+                body += await request.content.read(MAX_LOGIN_BYTES)
+    except TimeoutError:
+        return b""
+    return body
+
+
+def _key_of(body: bytes, *, is_form: bool) -> str:
+    if is_form:
+        return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0]
+    try:
+        return msgspec.json.decode(body, type=_Given).key
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _seen(where: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": where, "Cache-Control": "no-store"})
