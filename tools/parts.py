@@ -16,8 +16,9 @@ from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import NodeSettings, RouterSettings, Settings, default_text, flag_of
 from ollama_herd.core.decision import Cost
-from ollama_herd.core.fleet import STATUS_TRANSITIONS
+from ollama_herd.core.fleet import STATUS_TRANSITIONS, Fleet
 from ollama_herd.core.health.checks import CHECKS
+from ollama_herd.core.health.values import Health, Severity
 from ollama_herd.core.node import (
     EngineReport,
     Gpu,
@@ -28,7 +29,10 @@ from ollama_herd.core.node import (
     Platform,
     Vitals,
 )
+from ollama_herd.core.queue import QueueView
+from ollama_herd.router.metrics import Readings, families
 from ollama_herd.store.schema import metadata
+from ollama_herd.store.traces import TraceHealth
 from tools.markdown import table
 from tools.routes import control, endpoints
 from tools.sources import (
@@ -165,6 +169,19 @@ def checks() -> str:
     )
 
 
+def metrics() -> str:
+    """All metrics of the herd's own; their labels are those with which they are declared."""
+    nothing = Health(Severity.OK, 0.0, {}, ())
+    kept = TraceHealth(0, 0, 0, "", 0.0, 0)
+    readings = Readings("", Fleet(), QueueView(0, 0, (), ()), nothing, kept, 0, 0, {})
+    rows = []
+    for family in families(readings):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        rows.append([f"`{name}`", family.type, labels, family.documentation])
+    return table(["metric", "type", "labels", "what it is"], rows)
+
+
 def owners() -> str:
     """Who writes which state, in the words of the owner's own docstring."""
     return table(
@@ -272,6 +289,7 @@ PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
         "endpoints": endpoints,
         "enum": enumeration,
         "headers": headers,
+        "metrics": metrics,
         "modules": modules,
         "numbers": numbers,
         "options": options,

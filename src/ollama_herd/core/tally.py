@@ -6,8 +6,11 @@ dialect in each step of time; steps that health no longer looks at are folded in
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
+from typing import TypeVar
 
 import msgspec
 
@@ -25,7 +28,12 @@ MAX_MODELS = 200
 """Distinct model names that are told apart; more are counted under OTHER. Every name is a set of
 metric series, and a name that no engine served is never one."""
 
+MAX_PLACES = 500
+"""Distinct model, node and dialect that are told apart: each makes some 80 lines of metrics."""
+
 OTHER = "(other)"
+
+_Group = TypeVar("_Group", bound=Hashable)
 
 LOAD_MS = 500.0
 """Ollama reports some 10 to 100 ms of loading for a model that is loaded; more is a real load."""
@@ -143,17 +151,35 @@ class Counts:
         self.error = Histogram(ERROR_BUCKETS)
 
     def merge(self, other: "Counts") -> None:
-        """Add what another one counted."""
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in _MAXIMA:
-            setattr(self, name, max(getattr(self, name), getattr(other, name)))
-        for name in _HISTOGRAMS:
-            getattr(self, name).merge(getattr(other, name))
+        """Add what another one counted. Spelt out: thousands are added at every look."""
+        self.requests += other.requests
+        self.completed += other.completed
+        self.client_errors += other.client_errors
+        self.cancelled += other.cancelled
+        self.failed += other.failed
+        self.broken += other.broken
+        self.retried += other.retried
+        self.hedged += other.hedged
+        self.continued += other.continued
+        self.loads += other.loads
+        self.load_s += other.load_s
+        self.slow_loads += other.slow_loads
+        self.prompt_tokens += other.prompt_tokens
+        self.output_tokens += other.output_tokens
+        self.prompt_cut += other.prompt_cut
+        self.context_cut += other.context_cut
+        self.largest_tokens = max(self.largest_tokens, other.largest_tokens)
+        self.slowest_load_s = max(self.slowest_load_s, other.slowest_load_s)
         for outcome, count in other.attempts.items():
             self.attempts[outcome] = self.attempts.get(outcome, 0) + count
         for kind, count in other.refused.items():
             self.refused[kind] = self.refused.get(kind, 0) + count
+        if other.requests:
+            self.ttft_s.merge(other.ttft_s)
+            self.decode_s.merge(other.decode_s)
+            self.queue_s.merge(other.queue_s)
+            self.total_s.merge(other.total_s)
+            self.error.merge(other.error)
 
     def add(self, trace: Trace) -> None:
         """Count a request that has ended. Its attempts on other keys are not for here."""
@@ -232,13 +258,6 @@ class Counts:
             self.broken += 1
 
 
-_HISTOGRAMS = ("ttft_s", "decode_s", "queue_s", "total_s", "error")
-_MAXIMA = ("largest_tokens", "slowest_load_s")
-_SUMS = tuple(
-    name for name in Counts.__slots__ if name not in {*_HISTOGRAMS, *_MAXIMA, "attempts", "refused"}
-)
-
-
 def _is_hedged(attempts: tuple[Attempt, ...]) -> bool:
     """Whether two tries were under way at once."""
     ordered = sorted(attempts, key=lambda attempt: attempt.started_ms)
@@ -252,6 +271,32 @@ def _context_length(trace: Trace) -> int:
     return winner.replica.loaded.context_length
 
 
+class Recent:
+    """The counts of a window, put together in each way somebody asks for; to be read only."""
+
+    def __init__(self, counts: Mapping[Key, Counts] = MappingProxyType({})) -> None:
+        self._counts = counts
+
+    @cached_property
+    def by_place(self) -> Mapping[tuple[str, str], Counts]:
+        """By node and model, where a node was reached."""
+        places = _grouped(((key.node_id, key.model), c) for key, c in self._counts.items())
+        return {place: counts for place, counts in places.items() if place[0]}
+
+    @cached_property
+    def by_node(self) -> Mapping[str, Counts]:
+        return _grouped((node_id, counts) for (node_id, _), counts in self.by_place.items())
+
+    @cached_property
+    def by_model(self) -> Mapping[str, Counts]:
+        """Under "" is what reached no engine."""
+        return _grouped((key.model, counts) for key, counts in self._counts.items())
+
+    @cached_property
+    def total(self) -> Counts:
+        return _sum(*self.by_model.values())
+
+
 class Tally:
     """`add` traces; `recent` and `totals` read. One thread at a time."""
 
@@ -262,6 +307,7 @@ class Tally:
         self._open: dict[Key, Counts] = {}
         self._step = -1
         self._models: set[str] = set()
+        self._keys: set[Key] = set()
 
     def add(self, trace: Trace, now_s: float) -> None:
         """Count a request. `now_s` never goes back."""
@@ -275,13 +321,13 @@ class Tally:
             counts = own if same else self._at(model, attempt.node_id, dialect)
             counts.add_attempt(attempt)
 
-    def recent(self, now_s: float) -> Mapping[Key, Counts]:
-        """The last WINDOW_MINUTES, up to STEP_S less; to be read only."""
+    def recent(self, now_s: float) -> Recent:
+        """The last WINDOW_MINUTES, up to STEP_S less."""
         self._turn(int(now_s // STEP_S))
         recent = dict(self._over)
         for key, counts in self._open.items():
             recent[key] = _sum(counts, recent[key]) if key in recent else _sum(counts)
-        return recent
+        return Recent(recent)
 
     def totals(self) -> Mapping[Key, Counts]:
         """Since the start; to be read only."""
@@ -296,7 +342,11 @@ class Tally:
         key = Key(model, node_id, dialect)
         counts = self._open.get(key)
         if counts is None:
-            counts = self._open[key] = Counts()
+            if key not in self._keys:
+                if len(self._keys) >= MAX_PLACES:
+                    key = Key(OTHER, node_id, dialect)
+                self._keys.add(key)  # nodes are bounded by the fleet
+            counts = self._open.get(key) or self._open.setdefault(key, Counts())
         return counts
 
     def _turn(self, step: int) -> None:
@@ -317,6 +367,14 @@ def _sum(*parts: Counts) -> Counts:
     for part in parts:
         total.merge(part)
     return total
+
+
+def _grouped(parts: Iterable[tuple[_Group, Counts]]) -> dict[_Group, Counts]:
+    """Sums by group; what is alone in its group is not copied."""
+    groups: dict[_Group, list[Counts]] = {}
+    for group, counts in parts:
+        groups.setdefault(group, []).append(counts)
+    return {group: c[0] if len(c) == 1 else _sum(*c) for group, c in groups.items()}
 
 
 def _merged(parts: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:

@@ -4,11 +4,13 @@ Its own answers come from snapshots and cost no engine anything; the calls that 
 (`router/models`) ask engines.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
 
+from ollama_herd import __version__
 from ollama_herd.api import merge
 from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.api.errors import ApiError
@@ -84,6 +86,7 @@ def control_app(
     feed = Feed(
         LiveParts(lambda: registry.fleet, dispatcher.queue, records.health, lambda: watch.health)
     )
+    add("GET", "/metrics", _Metrics(registry, dispatcher, watch, traces, feed).answer)
     dashboard.add(
         app,
         fleet=answers.fleet_json,
@@ -93,6 +96,48 @@ def control_app(
         login=Login(parts.keys.log_in, SESSION_S),
     )
     return app
+
+
+class _Metrics:
+    """One scrape at a time; several scrapers wait for each other."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        watch: Watch,
+        traces: Callable[[], TraceStore | None],
+        feed: Feed,
+    ) -> None:
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._watch = watch
+        self._traces = traces
+        self._feed = feed
+        self._turn = asyncio.Lock()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Counters and gauges for Prometheus."""
+        from ollama_herd.router.metrics import (  # noqa: PLC0415 - loaded only where it is scraped
+            Readings,
+            exposition,
+        )
+
+        async with self._turn:
+            store = self._traces()
+            readings = Readings(
+                version=__version__,
+                fleet=self._registry.fleet,
+                queue=self._dispatcher.queue(),
+                health=self._watch.health,
+                traces=None if store is None else store.health(),
+                refused_reports=self._registry.refused_reports,
+                dashboards=self._feed.subscribers,
+                totals=await asyncio.to_thread(self._watch.totals),
+            )
+            accept = request.headers.get("Accept", "")
+            content_type, body = await asyncio.to_thread(exposition, readings, accept)
+        return _json(body, content_type)
 
 
 class _Answers:

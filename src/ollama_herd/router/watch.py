@@ -35,7 +35,7 @@ from ollama_herd.store.traces import TraceHealth
 COUNT_S = 1.0
 """How often ended requests are counted."""
 
-LOOK_EVERY = 3
+LOOK_EVERY = 4
 """Health is looked at with every so many counts."""
 
 MAX_ENDED = 100_000

@@ -9,7 +9,7 @@ from ollama_herd.core.health.words import counted, gb, listed, node_name, percen
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import LoadedModel, Node, NodeStatus, Replica
 from ollama_herd.core.request import OutcomeKind
-from ollama_herd.core.tally import WINDOW_MINUTES, Counts
+from ollama_herd.core.tally import WINDOW_MINUTES
 
 KV_BYTES = 4e9
 KV_SHARE_OF_WEIGHTS = 1.0
@@ -70,7 +70,7 @@ def thrashing(snapshot: Snapshot) -> Iterator[Seen]:
 
 def loads(snapshot: Snapshot) -> Iterator[Seen]:
     """Loads that take very long, or fail."""
-    for (node_id, model), counts in _by_place(snapshot).items():
+    for (node_id, model), counts in snapshot.recent.by_place.items():
         if counts.slow_loads:
             text = (
                 f"{counted(counts.slow_loads, 'slow load')} in {WINDOW_MINUTES} min, "
@@ -87,7 +87,7 @@ def loads(snapshot: Snapshot) -> Iterator[Seen]:
 
 def context(snapshot: Snapshot) -> Iterator[Seen]:
     """Contexts that are far too large, or too small for what is asked."""
-    places = _by_place(snapshot)
+    places = snapshot.recent.by_place
     for (node_id, model), counts in places.items():
         cut = counts.prompt_cut + counts.context_cut
         if cut:
@@ -116,7 +116,7 @@ def context(snapshot: Snapshot) -> Iterator[Seen]:
 def stuck_runner(snapshot: Snapshot) -> Iterator[Seen]:
     """The engine answers, a model on it does not."""
     found: dict[tuple[str, str], str] = {}
-    for (node_id, model), counts in _by_place(snapshot).items():
+    for (node_id, model), counts in snapshot.recent.by_place.items():
         silent = counts.attempts.get(OutcomeKind.SILENT, 0)
         if silent >= STUCK_SILENCES and not counts.attempts.get(OutcomeKind.COMPLETED, 0):
             node = snapshot.fleet.nodes.get(node_id)
@@ -177,15 +177,6 @@ def _loaded(snapshot: Snapshot) -> Iterator[tuple[Node, Replica, LoadedModel]]:
                 if replica.loaded is not None and replica.runner not in runners:
                     runners.add(replica.runner)
                     yield node, replica, replica.loaded
-
-
-def _by_place(snapshot: Snapshot) -> dict[tuple[str, str], Counts]:
-    """Recent counts by (node, model), all dialects together."""
-    places: dict[tuple[str, str], Counts] = {}
-    for key, counts in snapshot.recent.items():
-        if key.node_id:
-            places.setdefault((key.node_id, key.model), Counts()).merge(counts)
-    return places
 
 
 def _is_loaded(snapshot: Snapshot, node_id: str, model: str) -> bool:

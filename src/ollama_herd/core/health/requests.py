@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ollama_herd.core.health.values import Seen, Severity, Snapshot
 from ollama_herd.core.health.words import counted, listed, node_name, percent, plain, seconds
 from ollama_herd.core.request import OutcomeKind, RefusalKind
-from ollama_herd.core.tally import WINDOW_MINUTES, Counts
+from ollama_herd.core.tally import WINDOW_MINUTES
 
 FEWEST_REQUESTS = 20
 FEWEST_FAILURES = 3
@@ -45,7 +45,7 @@ _TRIED_IN_VAIN = frozenset(
 
 def errors(snapshot: Snapshot) -> Iterator[Seen]:
     """Requests that ended without an answer."""
-    for model, counts in _by_model(snapshot).items():
+    for model, counts in snapshot.recent.by_model.items():
         asked = counts.requests - counts.client_errors - counts.cancelled
         severity = _rate(counts.failed, asked, ERROR_SHARE, BAD_ERROR_SHARE)
         if severity is None:
@@ -60,15 +60,15 @@ def errors(snapshot: Snapshot) -> Iterator[Seen]:
 
 def retries(snapshot: Snapshot) -> Iterator[Seen]:
     """Requests that needed another try."""
-    total = _all(snapshot)
+    total = snapshot.recent.total
     severity = _rate(total.retried, total.requests, RETRY_SHARE, BAD_RETRY_SHARE)
     if severity is None:
         return
     failed: dict[str, int] = {}
-    for key, counts in snapshot.recent.items():
+    for node_id, counts in snapshot.recent.by_node.items():
         in_vain = sum(counts.attempts.get(outcome, 0) for outcome in _TRIED_IN_VAIN)
-        if in_vain and key.node_id:
-            failed[key.node_id] = failed.get(key.node_id, 0) + in_vain
+        if in_vain:
+            failed[node_id] = in_vain
     worst = sorted(failed.items(), key=lambda item: -item[1])
     names = [f"{node_name(snapshot.fleet, node)} failed {count:,} times" for node, count in worst]
     text = (
@@ -86,11 +86,7 @@ def retries(snapshot: Snapshot) -> Iterator[Seen]:
 
 def streams(snapshot: Snapshot) -> Iterator[Seen]:
     """Answers that broke off after they had begun."""
-    nodes: dict[str, Counts] = {}
-    for key, counts in snapshot.recent.items():
-        if key.node_id:
-            nodes.setdefault(key.node_id, Counts()).merge(counts)
-    for node_id, counts in nodes.items():
+    for node_id, counts in snapshot.recent.by_node.items():
         tries = sum(counts.attempts.values())
         severity = _rate(counts.broken, tries, BROKEN_SHARE, BAD_BROKEN_SHARE)
         if severity is not None:
@@ -105,7 +101,7 @@ def streams(snapshot: Snapshot) -> Iterator[Seen]:
 def queue(snapshot: Snapshot) -> Iterator[Seen]:
     """Requests that wait long, or are turned away."""
     waiting, limit = snapshot.queue.waiting, snapshot.router.queue_limit
-    total = _all(snapshot)
+    total = snapshot.recent.total
     full = total.refused.get(RefusalKind.QUEUE_FULL, 0)
     late = total.refused.get(RefusalKind.QUEUE_TIMEOUT, 0)
     if full or late:
@@ -149,11 +145,7 @@ def store(snapshot: Snapshot) -> Iterator[Seen]:
 
 def drift(snapshot: Snapshot) -> Iterator[Seen]:
     """Predictions that are far from what happens."""
-    nodes: dict[str, Counts] = {}
-    for key, counts in snapshot.recent.items():
-        if key.node_id:
-            nodes.setdefault(key.node_id, Counts()).merge(counts)
-    for node_id, counts in nodes.items():
+    for node_id, counts in snapshot.recent.by_node.items():
         total = counts.error.count
         if total < DRIFT_REQUESTS:
             continue
@@ -179,17 +171,3 @@ def _rate(count: int, of: int, share: float, bad_share: float) -> Severity | Non
     if of < FEWEST_REQUESTS or count < FEWEST_FAILURES or count < share * of:
         return None
     return Severity.CRITICAL if count >= bad_share * of else Severity.WARNING
-
-
-def _by_model(snapshot: Snapshot) -> dict[str, Counts]:
-    models: dict[str, Counts] = {}
-    for key, counts in snapshot.recent.items():
-        models.setdefault(key.model, Counts()).merge(counts)
-    return models
-
-
-def _all(snapshot: Snapshot) -> Counts:
-    total = Counts()
-    for counts in snapshot.recent.values():
-        total.merge(counts)
-    return total

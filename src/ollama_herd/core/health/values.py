@@ -8,7 +8,7 @@ import msgspec
 
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.queue import QueueView
-from ollama_herd.core.tally import Counts, Key
+from ollama_herd.core.tally import Recent
 
 
 class Severity(enum.StrEnum):
@@ -69,7 +69,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     now_s: float
     fleet: Fleet
     queue: QueueView
-    recent: Mapping[Key, Counts] = MappingProxyType({})
+    recent: Recent = Recent()
     loads: tuple[LoadSeen, ...] = ()
     stuck: tuple[Stuck, ...] = ()
     store: StoreState = StoreState()
