@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.processes import Herd, Node
+from tests.fakes.models import model, recorded_models
 from tests.fakes.raw import exchange
-from tests.fakes.recordings import OLLAMA, Recording, read_all
+from tests.fakes.recordings import OLLAMA, Recording, read, read_all
 from tests.fakes.replay import ReplayEngine, Splitter, at_random, every, parse_response, whole
 from tests.fakes.shapes import error_text
 
@@ -59,13 +60,18 @@ def _is_passed_on(recording: Recording) -> bool:
     )
 
 
+PULLED = "127.0.0.1:5055/library/tinyp:latest"
+"""A model from a registry that is not Ollama's: its name holds a host and a port."""
+
 RECORDINGS = [r for r in read_all(OLLAMA) if _is_passed_on(r)]
+RECORDINGS.append(read(OLLAMA.parent / "ollama_manage" / "405_chat_pulled.txt"))
 
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Herd, ReplayEngine]]:
     folder = tmp_path_factory.mktemp("golden")
-    with ReplayEngine().in_thread() as engine, Herd(folder).ready() as herd:
+    models = [*recorded_models(), model(PULLED)]
+    with ReplayEngine(models=models).in_thread() as engine, Herd(folder).ready() as herd:
         url = f"http://127.0.0.1:{herd.port}"
         with Node(folder, "recorded", url, [engine.url], env={"HERD_NODE_SLOTS": "4"}):
             herd.wait_models("tiny:latest", "tiny-full:latest")

@@ -283,6 +283,20 @@ class TestPull:
         client.close()
         engine.wait_for(lambda _c: engine.calls["pull cancelled"] == 1, 5, "the cancel")
 
+    def test_a_client_that_left_a_recorded_pull(self, fleet: Pair) -> None:
+        recording = read(MANAGE / "407_pull_client_gone.txt")
+        lines = parse_response(recording.response, recording.method).body
+        engine = managed(fleet, "a")
+        engine.say(recording)
+        with Client(fleet.port) as client:
+            client.ask("POST", "/api/pull", json.loads(recording.body) | {"node": "a"})
+            pieces = client.body(client.begin())
+            got = b""
+            while len(got) < len(lines):
+                got += next(pieces)
+        assert got == lines
+        engine.wait_for(lambda _c: engine.calls["pull cancelled"] == 1, 5, "the cancel")
+
     def test_an_engine_that_dies_in_the_middle(self, fleet: Pair) -> None:
         for name in ("a", "b"):
             managed(fleet, name).registry["tiny:latest"] = model("tiny", size_bytes=8000)
@@ -383,6 +397,7 @@ ON_ONE_NODE = (
     "401_pull_again_nostream",
     "402_pull_unknown_404_stream",
     "403_pull_unknown_404_nostream",
+    "408a_pull_resume",
     "408b_pull_same_at_once",
 )
 

@@ -17,6 +17,7 @@ from tests.fakes.gojson import dumps
 from tests.fakes.models import FakeModel, model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.recordings import Recording
+from tests.fakes.replay import parse_response
 from tests.fakes.wire import Reply, Request
 
 PATHS = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/show")
@@ -81,7 +82,10 @@ class ManagedOllama(FakeOllama):
             self.state.requests.append(
                 (request.method, request.target, request.headers, request.body)
             )
-            await reply.piece(self._recorded.popleft())
+            recorded = self._recorded.popleft()
+            await reply.piece(recorded)
+            if not parse_response(recorded, request.method).is_whole:  # its client left it
+                await self._left_alone(request.path.rpartition("/")[2])
             return
         if request.path in self.refuses:
             status, error = self.refuses[request.path]
@@ -106,6 +110,14 @@ class ManagedOllama(FakeOllama):
             await reply.send(refused.status, dumps({"error": refused.message}))
         else:
             self._count(f"{name} done")
+
+    async def _left_alone(self, name: str) -> None:
+        """Under way until the client leaves."""
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self._count(f"{name} cancelled")
+            raise
 
     def _count(self, what: str) -> None:
         self.calls[what] += 1
