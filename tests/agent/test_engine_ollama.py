@@ -48,7 +48,7 @@ def test_tags_as_recorded() -> None:
     assert model.details.context_length == 32768
     assert model.details.families == ("gemma3",)
     assert tags[2].has_capabilities
-    assert not tags[2].is_remote
+    assert not tags[2].model.remote_host
 
 
 def test_ps_as_recorded() -> None:

@@ -1,9 +1,11 @@
 """`apply` is the only way a fleet changes: what each event may and may not do."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_herd.core.decision import Eliminated
 from ollama_herd.core.fleet import (
     LATE_AFTER_INTERVALS,
     OFFLINE_AFTER_INTERVALS,
@@ -21,8 +23,10 @@ from ollama_herd.core.fleet import (
     needs_full_report,
     restored,
 )
+from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
-from ollama_herd.core.node import LoadedModel, NodeStatus, Reach
+from ollama_herd.core.node import EngineKind, LoadedModel, NodeStatus, Reach
+from ollama_herd.core.predict import Predictor
 from tests.core.fleets import engine, fleet_of, model, report
 
 NODES = ["a", "b"]
@@ -255,3 +259,32 @@ def test_time_the_router_missed_brings_no_node_nearer_to_offline(steps):
             stalled = apply(stalled, NodeReported(told[number], ""), now_s + missed_s)
         assert stalled.nodes["a"].status is calm.nodes["a"].status
         assert stalled.replicas.keys() == calm.replicas.keys()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "remote_host", "kind", "is_cloud"),
+    [
+        ("a:8b", "", EngineKind.OLLAMA, False),
+        ("a:8b", "https://ollama.com:443", EngineKind.OLLAMA, True),
+        ("a:cloud", "", EngineKind.OLLAMA, True),
+        ("me/a:120B-Cloud", "", EngineKind.OLLAMA, True),
+        ("cloud:8b", "", EngineKind.OLLAMA, False),
+        ("a:cloud", "", EngineKind.OPENAI, False),
+    ],
+)
+def test_models_of_a_cloud_are_offered_only_where_that_is_allowed(
+    name, remote_host, kind, is_cloud, allowed
+):
+    fleet = Fleet(cloud_models=allowed)
+    known = model(name, remote_host=remote_host)
+    fleet = fleet_of([report("n", [engine([known], kind=kind)])], fleet=fleet)
+    key = canonical_name(name)
+    offered = allowed or not is_cloud
+    assert (key in fleet.replicas, key in fleet.unusable) == (offered, not offered)
+    again = restored(fleet.nodes.values(), 9.0, cloud_models=allowed)
+    assert again.replicas.keys() == fleet.replicas.keys()
+    if not offered:
+        (rejected,) = Load(Predictor()).board(key, fleet).rejected
+        assert rejected.reason is Eliminated.CLOUD_MODEL
+        assert rejected.detail == remote_host

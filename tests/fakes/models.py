@@ -29,6 +29,8 @@ class FakeModel:
     quantization_level: str = "Q4_K_M"
     context_length: int = 32768
     embedding_length: int = 640
+    remote_host: str = ""
+    """Set for a model of Ollama's cloud: the engine has its name only."""
 
     @property
     def key(self) -> str:
@@ -46,11 +48,17 @@ class FakeModel:
             "quantization_level": self.quantization_level,
         }
 
+    def _remote(self) -> dict[str, Any]:
+        if not self.remote_host:
+            return {}
+        return {"remote_model": self.name.partition(":")[0], "remote_host": self.remote_host}
+
     def tag_entry(self) -> dict[str, Any]:
         """An entry of `/api/tags`."""
         return {
             "name": self.name,
             "model": self.name,
+            **self._remote(),
             "modified_at": self.modified_at,
             "size": self.size_bytes,
             "digest": self.digest,

@@ -58,6 +58,7 @@ class _Tag(msgspec.Struct):
     size: Amount = 0
     digest: Label = ""
     remote_host: str = ""
+    remote_model: str = ""
     details: ModelDetails | None = None
     capabilities: tuple[str, ...] | None = None
 
@@ -80,11 +81,10 @@ class _Show(msgspec.Struct):
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """A model of `/api/tags`. A remote one is only a name: another server runs it."""
+    """A model of `/api/tags`."""
 
     model: Model
     has_capabilities: bool
-    is_remote: bool
 
 
 def parse_tags(answer: Answer, netloc: str) -> tuple[Tag, ...]:
@@ -99,9 +99,10 @@ def parse_tags(answer: Answer, netloc: str) -> tuple[Tag, ...]:
                 modified_at=entry.modified_at,
                 details=entry.details or ModelDetails(),
                 capabilities=entry.capabilities or (),
+                remote_host=entry.remote_host,
+                remote_model=entry.remote_model,
             ),
             has_capabilities=entry.capabilities is not None,
-            is_remote=bool(entry.remote_host),
         )
         for entry in decode_each(entries, _Tag)
         if entry.name or entry.model
@@ -226,7 +227,7 @@ class OllamaProbe:
         for tag in self._tags:
             digest = tag.model.digest
             due = now_s >= self._show_due_s.get(digest, 0.0)
-            if digest and digest not in self._shown and not tag.is_remote and due:
+            if digest and digest not in self._shown and not tag.model.remote_host and due:
                 return tag.model
         return None
 

@@ -250,6 +250,8 @@ def refused(refusal: Refusal, model: str, endpoint: Endpoint) -> ApiError:
         return unknown_model(model, endpoint)
     if refusal.kind is RefusalKind.WRONG_KIND:
         return ApiError(400, refusal.message, refusal.kind.value)
+    if refusal.kind is RefusalKind.CLOUD_MODEL:
+        return ApiError(403, refusal.message, refusal.kind.value)
     return ApiError(
         503,
         refusal.message,

@@ -13,6 +13,8 @@ class _Tag(msgspec.Struct):
     digest: str = ""
     details: ModelDetails | None = None
     capabilities: tuple[str, ...] | None = None
+    remote_host: str = ""
+    remote_model: str = ""
 
 
 class _Running(msgspec.Struct):
@@ -48,6 +50,8 @@ def read_tags(body: bytes) -> tuple[Model, ...] | None:
             modified_at=tag.modified_at,
             details=tag.details or ModelDetails(),
             capabilities=tag.capabilities or (),
+            remote_host=tag.remote_host,
+            remote_model=tag.remote_model,
         )
         for tag in listed or ()
         if tag.name or tag.model

@@ -52,9 +52,11 @@ class _FullDetails(_Details, frozen=True, omit_defaults=True):
     embedding_length: int = 0
 
 
-class _Tag(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Tag(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     name: str
     model: str
+    remote_model: str = ""
+    remote_host: str = ""
     modified_at: str
     size: int
     digest: str
@@ -195,6 +197,8 @@ def _tag(listed: _Listed) -> _Tag:
     return _Tag(
         name=name,
         model=name,
+        remote_model=known.remote_model,
+        remote_host=known.remote_host,
         modified_at=listed.modified_at,
         size=known.size_bytes,
         digest=full_digest(known.digest, known.name),

@@ -268,6 +268,10 @@ class RouterSettings(Settings):
         default=120,
         description="seconds between two one-token checks of an idle loaded model; 0 for none",
     )
+    cloud_models: bool = Field(
+        default=False,
+        description="offer models that Ollama's cloud runs; prompts to them leave your network",
+    )
     allow_destructive: bool = Field(
         default=True,
         description="let clients pull, push, create, copy, delete and upload; else they get 403",

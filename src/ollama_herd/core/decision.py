@@ -20,6 +20,7 @@ class Eliminated(enum.StrEnum):
     DOES_NOT_FIT = "does_not_fit"  # larger than the machine's whole memory
     MISSING_CAPABILITY = "missing_capability"  # the model does something else than was asked
     DIGEST_CONFLICT = "digest_conflict"  # another model under the same name
+    CLOUD_MODEL = "cloud_model"  # its engine would send the prompt out of the network
     ALREADY_TRIED = "already_tried"  # an attempt of this request failed there
     UNREACHABLE = "unreachable"  # a connection failed since the node's last report
     FAILING = "failing"  # failed in a row what other replicas answered

@@ -46,12 +46,15 @@ def never_fits(load: ReplicaLoad, replica: Replica, served: str) -> Rejected | N
     return None
 
 
-def unusable(replica: Replica, nodes: Mapping[str, Node]) -> Rejected:
+def unusable(replica: Replica, nodes: Mapping[str, Node], *, cloud: bool) -> Rejected:
+    """Why it cannot be used; `cloud`: models of Ollama's cloud may be."""
     node = nodes[replica.node_id]
     if node.status is NodeStatus.OFFLINE:
         reason, detail = Eliminated.OFFLINE, ""
     elif node.draining:
         reason, detail = Eliminated.DRAINING, ""
+    elif replica.is_cloud and not cloud:
+        reason, detail = Eliminated.CLOUD_MODEL, replica.model.remote_host
     else:
         reason = Eliminated.ENGINE_ERROR
         errors = (e.error for e in node.engines if e.engine_id == replica.engine_id)

@@ -122,7 +122,8 @@ class Fleet(msgspec.Struct, frozen=True):
     `unusable` holds the replicas of known nodes that cannot be used now (offline, draining,
     engine not answering), so that a refusal can say why. `revision` grows with each change.
     `listed` has the same replicas by node; it is there for the next `apply`. `missed_s` is as of
-    the last tick. `stuck` are runners that hang on engines that look healthy.
+    the last tick. `stuck` are runners that hang on engines that look healthy. Models that Ollama's
+    cloud runs are `unusable` unless `cloud_models` is set.
     """
 
     nodes: Mapping[str, Node] = MappingProxyType({})
@@ -132,6 +133,7 @@ class Fleet(msgspec.Struct, frozen=True):
     listed: Mapping[str, tuple[Listed, ...]] = MappingProxyType({})
     missed_s: float = 0.0
     stuck: tuple[StuckRunner, ...] = ()
+    cloud_models: bool = False
 
 
 def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
@@ -164,7 +166,7 @@ def is_stale(fleet: Fleet, report: NodeReport) -> bool:
     return known is not None and (report.boot, report.seq) <= (known.boot, known.seq)
 
 
-def restored(nodes: Iterable[Node], now_s: float) -> Fleet:
+def restored(nodes: Iterable[Node], now_s: float, *, cloud_models: bool = False) -> Fleet:
     """The last known fleet after a restart: usable at once, offline if nobody reports soon."""
     known = {
         node.node_id: msgspec.structs.replace(
@@ -176,7 +178,7 @@ def restored(nodes: Iterable[Node], now_s: float) -> Fleet:
         )
         for node in nodes
     }
-    return _with_nodes(Fleet(), known, known)
+    return _with_nodes(Fleet(cloud_models=cloud_models), known, known)
 
 
 def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
@@ -314,7 +316,7 @@ def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str
     for node_id in changed:
         before = listed.pop(node_id, ())
         node = nodes.get(node_id)
-        after = _list(node, before) if node is not None else ()
+        after = _list(node, before, cloud=fleet.cloud_models) if node is not None else ()
         if after:
             listed[node_id] = after
         kept = {id(entry) for entry in before} & {id(entry) for entry in after}
@@ -332,19 +334,25 @@ def _with_nodes(fleet: Fleet, nodes: Mapping[str, Node], changed: Collection[str
         listed=MappingProxyType(listed),
         missed_s=fleet.missed_s,
         stuck=fleet.stuck,
+        cloud_models=fleet.cloud_models,
     )
 
 
-def _list(node: Node, before: tuple[Listed, ...]) -> tuple[Listed, ...]:
-    """The node's replicas; entries that say the same as one of `before` are that one."""
+def _list(node: Node, before: tuple[Listed, ...], *, cloud: bool) -> tuple[Listed, ...]:
+    """The node's replicas; entries that say the same as one of `before` are that one.
+
+    Models of Ollama's cloud can be used where `cloud` says so.
+    """
     known = {(entry.model_key, entry.replica.engine_id): entry for entry in before}
     node_usable = node.status in USABLE and not node.draining
     entries = []
     for engine in node.engines:
-        is_usable = node_usable and not engine.error
-        because = None if is_usable else (node.status, node.draining, engine.error)
+        engine_usable = node_usable and not engine.error
+        because = (node.status, node.draining, engine.error)
         for replica in engine_replicas(node, engine):
-            entry = Listed(canonical_name(replica.model.name), replica, is_usable, because)
+            is_usable = engine_usable and (cloud or not replica.is_cloud)
+            key = canonical_name(replica.model.name)
+            entry = Listed(key, replica, is_usable, None if is_usable else because)
             same = known.get((entry.model_key, replica.engine_id))
             entries.append(same if same == entry else entry)
     return tuple(entries)

@@ -65,7 +65,7 @@ class Load:
     def _build(
         self, replicas: tuple[Replica, ...], gone: tuple[Replica, ...], fleet: Fleet
     ) -> Board:
-        rejected = [unusable(replica, fleet.nodes) for replica in gone]
+        rejected = [unusable(replica, fleet.nodes, cloud=fleet.cloud_models) for replica in gone]
         served = served_digest(replicas)
         places = []
         for replica in replicas:

@@ -23,6 +23,12 @@ def canonical_name(name: str) -> str:
     return f"{'/'.join(parts)}:{tag or DEFAULT_TAG}"
 
 
+def is_cloud_name(key: str) -> bool:
+    """Whether a canonical name asks an Ollama for a model of its cloud, whatever it has itself."""
+    tag = key.rpartition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
 def _split_tag(name: str) -> tuple[str, str, str]:
     """A colon belongs to a tag only behind the last slash (a host may carry a port)."""
     slash = name.rfind("/")

@@ -9,6 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from ollama_herd.core.names import canonical_name, is_cloud_name
+
 PROTOCOL_VERSION = 1
 """Version of the report an agent sends; the router accepts this one and older ones."""
 
@@ -76,7 +78,9 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model on a machine's disk.
 
     `weights` is the digest of the weights blob ("" when unknown): aliases share it, and with it
-    a runner. `modified_at` is RFC 3339 text, kept as the engine wrote it.
+    a runner. `modified_at` is RFC 3339 text, kept as the engine wrote it. `remote_host` is the
+    server that really runs it ("" for the engine itself), as `remote_model`: Ollama's cloud models
+    are mere names.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -87,6 +91,8 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     details: ModelDetails = ModelDetails()
     capabilities: tuple[str, ...] = ()
     num_ctx: Amount = 0  # what its Modelfile sets; 0: nothing
+    remote_host: str = ""
+    remote_model: str = ""
 
 
 class LoadedModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -262,6 +268,13 @@ class Replica(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     speaks_anthropic: bool = False
     default_context: int = 0  # of the engine; 0: unknown
+
+    @property
+    def is_cloud(self) -> bool:
+        """Whether prompts would leave the network: Ollama passes them on to its cloud."""
+        if self.kind is not EngineKind.OLLAMA:
+            return False
+        return bool(self.model.remote_host) or is_cloud_name(canonical_name(self.model.name))
 
     @property
     def slot_key(self) -> tuple[str, str, str]:

@@ -159,6 +159,15 @@ def refusal(
     return Refusal(kind, f"{text}; start one of them, or pull the model on another node", retry_s)
 
 
+def cloud_refusal(model: str) -> Refusal:
+    """A model that the owner does not want to be asked."""
+    text = (
+        f"model '{model}' runs in Ollama's cloud, so prompts would leave this network; "
+        "take another model, or ask the owner of this herd for cloud_models = true"
+    )
+    return Refusal(RefusalKind.CLOUD_MODEL, text)
+
+
 def _because(rejected: Rejected, fleet: Fleet) -> str:
     node = fleet.nodes.get(rejected.node_id)
     name = node.name if node is not None else rejected.node_id

@@ -109,6 +109,7 @@ class RefusalKind(enum.StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"  # waited as long as a request may
     DRAINING = "draining"  # it still waited when the router shut down
     WRONG_KIND = "wrong_kind"  # the model is known, and does something else
+    CLOUD_MODEL = "cloud_model"  # Ollama's cloud runs it, and the owner has not allowed that
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

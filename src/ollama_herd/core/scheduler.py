@@ -14,7 +14,7 @@ from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.queue import QueueSettings, QueueView, refusal, view
+from ollama_herd.core.queue import QueueSettings, QueueView, cloud_refusal, refusal, view
 from ollama_herd.core.request import (
     InferenceRequest,
     Kind,
@@ -247,6 +247,8 @@ class Scheduler:
             return None
         if all(r.reason is Eliminated.MISSING_CAPABILITY for r in rejected):
             return refusal(RefusalKind.WRONG_KIND, request, self._fleet)
+        if all(r.reason is Eliminated.CLOUD_MODEL for r in rejected):
+            return cloud_refusal(request.model)
         return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
 
     def _enqueue(

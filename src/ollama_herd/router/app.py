@@ -70,7 +70,9 @@ class Herd:
 
     def __init__(self, settings: RouterSettings, memory: Memory) -> None:
         self._settings = settings
-        self.registry = Registry(settings.heartbeat_s, memory.bind)
+        self.registry = Registry(
+            settings.heartbeat_s, memory.bind, cloud_models=settings.cloud_models
+        )
         self._predictor = Predictor()
         memory.teach(self._predictor)
         queue = QueueSettings(

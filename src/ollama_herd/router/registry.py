@@ -52,13 +52,19 @@ class ReportRefused(Exception):  # noqa: N818 - an answer to an agent, not a def
 class Registry:
     """`heartbeat_s` is what agents are asked to keep; `keys` maps node ids to key hashes."""
 
-    def __init__(self, heartbeat_s: float, bind: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        heartbeat_s: float,
+        bind: Callable[[str, str], bool],
+        *,
+        cloud_models: bool = False,
+    ) -> None:
         self._heartbeat_s = heartbeat_s
         self._bind = bind
         self._listeners: list[Listener] = []
         self._relistings: dict[tuple[str, str], Relisting] = {}
         self._missed_s = 0.0
-        self.fleet = Fleet()
+        self.fleet = Fleet(cloud_models=cloud_models)
         self.refused_reports = 0
 
     def on_change(self, listener: Listener) -> None:
@@ -67,7 +73,7 @@ class Registry:
 
     def restore(self, nodes: Iterable[Node]) -> None:
         """Start from the last known fleet."""
-        self.fleet = restored(nodes, monotonic_s())
+        self.fleet = restored(nodes, monotonic_s(), cloud_models=self.fleet.cloud_models)
         self._publish()
 
     def report(self, report: NodeReport, address: str, key: str) -> ReportReply:

@@ -156,7 +156,14 @@ async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceR
     return False
 
 
-_FALLS_BACK = frozenset({RefusalKind.UNKNOWN_MODEL, RefusalKind.NO_NODE, RefusalKind.WRONG_KIND})
+_FALLS_BACK = frozenset(
+    {
+        RefusalKind.UNKNOWN_MODEL,
+        RefusalKind.NO_NODE,
+        RefusalKind.WRONG_KIND,
+        RefusalKind.CLOUD_MODEL,
+    }
+)
 
 
 async def _unload(exchange: Exchange, parsed: ParsedBody, model_key: str) -> bool:

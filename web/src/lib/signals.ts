@@ -55,6 +55,7 @@ export const ELIMINATED: Record<string, string> = {
   does_not_fit: "the model is larger than the machine's memory",
   missing_capability: "the model there does something else than was asked",
   digest_conflict: "another model under the same name",
+  cloud_model: "the prompt would leave the network",
   already_tried: "an attempt of this request failed there",
   unreachable: "a connection failed since its last report",
   failing: "failed in a row what others answered",

@@ -12,6 +12,7 @@ from ollama_herd.api.show import show as synthesised
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.names import canonical_name
+from ollama_herd.core.queue import cloud_refusal
 from ollama_herd.router.asking import EngineAnswer, ask
 from ollama_herd.router.models.answers import (
     CallRefused,
@@ -148,5 +149,8 @@ class Shows:
         away = fleet.unusable.get(canonical_name(model), ())
         if not away:
             return unknown_listed_model(model)
+        if all(replica.is_cloud for replica in away) and not fleet.cloud_models:
+            forbidden = cloud_refusal(model)
+            return ApiError(403, forbidden.message, forbidden.kind.value)
         names = sorted({fleet.nodes[replica.node_id].name for replica in away})
         return no_node(model, [f"{name} has it and cannot be used" for name in names])
