@@ -33,6 +33,16 @@ class NodeView(msgspec.Struct, frozen=True):
     engines: tuple[EngineView, ...]
 
 
+class KeptTotals(msgspec.Struct, frozen=True):
+    """Bytes kept of answers under way, in case another node has to go on; their bound; and how many
+    answers had to be let go since the start: should their node fail, nothing goes on.
+    """
+
+    bytes: int = 0
+    limit_bytes: int = 0
+    let_go: int = 0
+
+
 class FleetView(msgspec.Struct, frozen=True):
     """The whole fleet at `time_s` (seconds since 1970)."""
 
@@ -42,9 +52,12 @@ class FleetView(msgspec.Struct, frozen=True):
     models: int
     nodes: tuple[NodeView, ...]
     queue: QueueView
+    kept: KeptTotals
 
 
-def fleet_status(fleet: Fleet, queue: QueueView, now_s: float, time_s: float) -> FleetView:
+def fleet_status(
+    fleet: Fleet, queue: QueueView, now_s: float, time_s: float, kept: KeptTotals
+) -> FleetView:
     """`now_s` is the router's monotonic time, by which the age of reports is told."""
     nodes = tuple(_node(node, now_s, fleet) for node in fleet.nodes.values())
     return FleetView(
@@ -54,6 +67,7 @@ def fleet_status(fleet: Fleet, queue: QueueView, now_s: float, time_s: float) ->
         models=len(fleet.replicas),
         nodes=nodes,
         queue=queue,
+        kept=kept,
     )
 
 

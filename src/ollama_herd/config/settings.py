@@ -258,6 +258,10 @@ class RouterSettings(Settings):
     continue_streams: bool = Field(
         default=True, description="let another node go on with a plain text that broke off"
     )
+    kept_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=256 * 2**20,
+        description="memory for answers under way, kept in case another node has to go on",
+    )
     stall_floor_s: Seconds = Field(
         default=20, description="seconds of silence within a stream that are never too long"
     )

@@ -27,6 +27,7 @@ from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
+from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.media import MediaRoutes
@@ -79,7 +80,7 @@ class Herd:
             limit=settings.queue_limit, timeout_s=settings.queue_timeout_s, probe_slots=True
         )
         self.dispatcher = Dispatcher(Scheduler(queue, self._predictor))
-        self.upstream = Upstream(settings.connect_timeout_s)
+        self.upstream = Upstream(settings.connect_timeout_s, Keeping(settings.kept_bytes))
         if settings.placement:
             self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         canaries = CanarySettings(every_s=settings.canary_s, silence=_silence(settings))

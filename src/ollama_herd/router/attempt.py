@@ -23,6 +23,7 @@ from ollama_herd.core.routing import Candidate
 from ollama_herd.router.connection import EngineConnection, Patience
 from ollama_herd.router.frames import FrameGate
 from ollama_herd.router.journal import Journal
+from ollama_herd.router.keeping import KEPT_BYTES, HeldAnswer, KeptStream
 from ollama_herd.router.reply import HOP_BY_HOP, Headers, Reply
 from ollama_herd.router.upstream import LongBody, Upstream
 from ollama_herd.router.wire import RequestHead
@@ -39,12 +40,6 @@ NOT_FOR_ENGINES = HOP_BY_HOP | {
 """Request headers that stop here; all others reach the engine."""
 
 _STREAMS = (b"application/x-ndjson", b"text/event-stream")
-
-KEPT_BYTES = 4 * 1024 * 1024
-"""Of a stream, kept for the case that it has to be continued: about 30,000 tokens of Ollama's."""
-
-HELD_WHOLE_BYTES = 8 * 1024 * 1024
-"""Of a single answer, held until it is whole; a longer one goes to the client as it comes."""
 
 
 NOT_IMPLEMENTED = 501
@@ -156,35 +151,17 @@ class Call:
             connection.relay(reply.write)
             reply.flush()
             return Relayed(whole=True)
-        held: list[bytes] = []
-        size = 0
-
-        def collect(data: bytes) -> None:
-            nonlocal size
-            if reply.started:
-                reply.write(data)
-                return
-            held.append(data)
-            size += len(data)
-            if size > HELD_WHOLE_BYTES:
-                begin()
-
-        def begin() -> None:
-            reply.start(connection.status, [*connection.headers, *headers()], connection.length)
-            reply.draw_from(connection)
-            for piece in held:
-                reply.write(piece)
-            reply.flush()
-            held.clear()
-
-        connection.relay(collect)
+        held = HeldAnswer(connection, reply, headers)
+        connection.beside = held
+        connection.relay(held.feed)
         whole = connection.complete or await connection.ended()
+        connection.beside = None
         reply.draw_from(None)
         if not reply.started:
             if not whole:
                 failed = OutcomeKind.SILENT if connection.stalled else OutcomeKind.TRUNCATED
                 return Relayed(whole=False, failed=failed)
-            begin()
+            held.let_go()
         return Relayed(whole)
 
     async def _translate(
@@ -198,7 +175,7 @@ class Call:
         and a failure can be retried elsewhere.
         """
         translation.head(connection.status, connection.content_type.decode("latin-1"))
-        said = Kept()
+        said = connection.beside = KeptStream()
         gate = FrameGate(self.dialect, reply.write)
 
         def begin(length: int | None) -> None:
@@ -265,26 +242,6 @@ class Call:
 
 def _as_it_is(data: bytes) -> bytes:
     return data
-
-
-class Kept:
-    """The bytes of a stream so far, as long as they are not too many."""
-
-    __slots__ = ("_parts", "_size")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def add(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size <= KEPT_BYTES:
-            self._parts.append(data)
-        else:
-            self._parts.clear()
-
-    def whole(self) -> bytes | None:
-        return b"".join(self._parts) if self._size <= KEPT_BYTES else None
 
 
 def prepare_call(

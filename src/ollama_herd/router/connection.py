@@ -7,7 +7,7 @@ token counts, or all of them where the answer might have to be continued elsewhe
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 
@@ -22,6 +22,9 @@ MAX_HEAD_BYTES = 65536
 """Bound on an engine's response head, so that garbage cannot fill the memory."""
 
 
+PIECE_BYTES = 64
+"""What Python needs for a piece of bytes beside the bytes."""
+
 NOT_FOR_CLIENTS = HOP_BY_HOP | {b"vary"}
 """Response headers that stop here, with those of the engine's own CORS answer."""
 
@@ -33,6 +36,14 @@ class UpstreamFailed(Exception):  # noqa: N818 - a failed attempt is an outcome,
         super().__init__(detail)
         self.outcome = outcome
         self.detail = detail
+
+
+class Beside(Protocol):
+    """What is kept of a response outside of its connection. `size` in bytes."""
+
+    size: int
+
+    def let_go(self) -> None: ...
 
 
 Patience = Callable[["EngineConnection"], float]
@@ -58,6 +69,7 @@ class EngineConnection(asyncio.Protocol):
         "_tunnel_head",
         "_until_close",
         "answered",
+        "beside",
         "complete",
         "content_type",
         "headers",
@@ -101,6 +113,7 @@ class EngineConnection(asyncio.Protocol):
         self._tail_bytes = 0
         self._end_bytes = 2 * TAIL_BYTES  # unknown: the first look at it cuts
         self.kept_bytes = 2 * TAIL_BYTES
+        self.beside: Beside | None = None
         self.patience: Patience | None = None
         self.silent_s = 0.0
         self.stalled = False
@@ -201,6 +214,23 @@ class EngineConnection(asyncio.Protocol):
         return None if self._tail_bytes > self.kept_bytes else b"".join(self._tail)
 
     @property
+    def kept_size(self) -> int:
+        """Bytes kept of the response for another node to go on: about what they take in memory."""
+        beside = self.beside.size if self.beside is not None else 0
+        if self.kept_bytes <= 2 * TAIL_BYTES or self._tail_bytes > self.kept_bytes:
+            return beside
+        return beside + self._tail_bytes + PIECE_BYTES * len(self._tail)
+
+    def keep_no_more(self) -> None:
+        """Only the end from now on: others need the memory."""
+        if self.beside is not None:
+            self.beside.let_go()
+        if self._tail_bytes > 2 * TAIL_BYTES:
+            self.kept_bytes = 2 * TAIL_BYTES
+            self._tail = [self.tail()]
+            self._end_bytes = TAIL_BYTES
+
+    @property
     def pieces(self) -> int:
         """How many reads brought body, as far as they are kept; about one a token."""
         return len(self._tail)
@@ -212,6 +242,7 @@ class EngineConnection(asyncio.Protocol):
         """Nobody listens any more; bytes that come now belong to no request."""
         self._on_body = None
         self.patience = None
+        self.beside = None
         self._tail = []
 
     def close(self) -> None:

@@ -47,8 +47,11 @@ async def go_on(exchange: Exchange, broken: Broken, first: Replica) -> None:
     node = parts.node_name(journal.node_id)
     said = None
     sent = None if broken.torn else broken.sent
+    if broken.sent is None and not broken.torn:
+        broken.detail = f"{broken.detail}; its beginning was not kept"
     if parts.continue_streams and parsed is not None and sent is not None:
         said = read_said(exchange.endpoint, sent)
+        sent = broken.sent = None  # its text is all that is still needed
         reason = why_not(exchange.endpoint, parsed, said)
         if reason:
             broken.detail = f"{broken.detail}; {reason}"

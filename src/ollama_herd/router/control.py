@@ -25,6 +25,7 @@ from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
 from ollama_herd.router.front import error_response, front, no_server_name, plain_errors
 from ollama_herd.router.gate import Gate
+from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import SESSION_S
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
@@ -57,7 +58,7 @@ def control_app(
     """Routes of the control plane, and the slow path of inference."""
     app = web.Application(middlewares=[front(gate, parts.keys), plain_errors])
     app.on_response_prepare.append(no_server_name)
-    answers = _Answers(registry, dispatcher, limits)
+    answers = _Answers(registry, dispatcher, limits, parts.upstream.keeping)
     add = app.router.add_route
     for method in ("GET", "HEAD"):
         add(method, "/", answers.root)
@@ -143,10 +144,13 @@ class _Metrics:
 class _Answers:
     """Handlers over the registry's and the dispatcher's snapshots."""
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher, limits: Limits) -> None:
+    def __init__(
+        self, registry: Registry, dispatcher: Dispatcher, limits: Limits, keeping: Keeping
+    ) -> None:
         self._registry = registry
         self._dispatcher = dispatcher
         self._limits = limits
+        self._keeping = keeping
 
     async def root(self, _request: web.Request) -> web.Response:
         return web.Response(text="Ollama is running", content_type="text/plain", charset="utf-8")
@@ -174,7 +178,8 @@ class _Answers:
 
     def fleet_json(self) -> bytes:
         """The body of `/fleet/status`."""
-        view = fleet_status(self._registry.fleet, self._dispatcher.queue(), monotonic_s(), now_s())
+        queue, kept = self._dispatcher.queue(), self._keeping.totals()
+        view = fleet_status(self._registry.fleet, queue, monotonic_s(), now_s(), kept)
         return msgspec.json.encode(view)
 
     async def fleet_status(self, _request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import Endpoint
 from ollama_herd.core.request import OutcomeKind
 from ollama_herd.router.connection import EngineConnection, Patience, UpstreamFailed
+from ollama_herd.router.keeping import KEPT_TOTAL_BYTES, Keeping
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 __all__ = ["EngineConnection", "LongBody", "UploadConnection", "Upstream", "UpstreamFailed"]
@@ -69,10 +70,13 @@ class UploadConnection(EngineConnection):
 
 
 class Upstream:
-    """The pools. `connect_timeout_s` bounds the opening of a connection and its tunnel."""
+    """The pools. `connect_timeout_s` bounds the opening of a connection and its tunnel, `keeping`
+    what is kept of all answers under way.
+    """
 
-    def __init__(self, connect_timeout_s: float) -> None:
+    def __init__(self, connect_timeout_s: float, keeping: Keeping | None = None) -> None:
         self._connect_timeout_s = connect_timeout_s
+        self.keeping = keeping or Keeping(KEPT_TOTAL_BYTES)
         self._idle: dict[Endpoint, deque[EngineConnection]] = {}
         self._busy: set[EngineConnection] = set()
 
@@ -175,10 +179,11 @@ class Upstream:
     def release(self, endpoint: Endpoint, connection: EngineConnection) -> None:
         """Back into the pool if another request can follow on it, closed otherwise."""
         self._busy.discard(connection)
-        if not connection.is_reusable():
+        is_reusable = connection.is_reusable()
+        connection.let_go()
+        if not is_reusable:
             connection.close()
             return
-        connection.let_go()
         connection.idle_since_s = monotonic_s()
         idle = self._idle.setdefault(endpoint, deque())
         idle.append(connection)
@@ -186,9 +191,12 @@ class Upstream:
             idle.popleft().close()
 
     def pass_time(self, passed_s: float) -> None:
-        """Let the silence of engines be noticed; call it every `passed_s` seconds."""
+        """Let the silence of engines be noticed, and keep what is kept of their answers in bounds;
+        call it every `passed_s` seconds.
+        """
         for connection in list(self._busy):
             connection.pass_time(passed_s)
+        self.keeping.look(self._busy)
 
     def expire(self, now_s: float) -> None:
         """Close what has been idle too long; forget engines that are gone."""
