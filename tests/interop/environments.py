@@ -44,8 +44,11 @@ ASKS_NOBODY = {
 """Clients that would call home are told not to."""
 
 
-def python_of(name: str) -> Path:
-    """The interpreter of the environment with the pins of `requirements/NAME.txt`."""
+def python_of(name: str, *options: str) -> Path:
+    """The interpreter of the environment with the pins of `requirements/NAME.txt`.
+
+    `options` are uv's: `--no-deps` takes what the file names and nothing else.
+    """
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         pytest.skip("uv is not installed: `make setup` brings it")
@@ -56,7 +59,9 @@ def python_of(name: str) -> Path:
     with _once(folder, pins.read_bytes()) as is_missing:
         if is_missing:
             _install([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
-            _install([uv, "pip", "install", "--quiet", "-p", str(folder), "-r", str(pins)])
+            _install(
+                [uv, "pip", "install", "--quiet", "-p", str(folder), *options, "-r", str(pins)]
+            )
     return folder / inside
 
 

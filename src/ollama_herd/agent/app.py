@@ -27,6 +27,9 @@ from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
 from ollama_herd.agent.report import About, Sections
 from ollama_herd.agent.reporter import FixedRouter, Reporter, Routers
+from ollama_herd.agent.services.local import LocalService, Services
+from ollama_herd.agent.services.painter import Painter, own_environment
+from ollama_herd.agent.services.pictures import PictureSkill
 from ollama_herd.clock import now_s
 from ollama_herd.config import NodeSettings
 from ollama_herd.core.node import EngineKind
@@ -85,7 +88,11 @@ class _Agent:
         session = await stack.enter_async_context(_session())
         around = Surroundings(session, self._settings.slots, self._say, self._tell_news)
         self._engines = Engines(await self._watches(around))
-        relay = Relay(relay_key := secrets.token_urlsafe(32), self._engines.find)
+        self._services = Services(
+            [] if not self._settings.services else local_services(self._settings, around)
+        )
+        stack.push_async_callback(self._services.close)
+        relay = Relay(relay_key := secrets.token_urlsafe(32), self._find)
         relay_port = await relay.start(self._settings.relay_port)
         stack.push_async_callback(relay.close)
         stack.push_async_callback(self._engines.close)
@@ -110,11 +117,17 @@ class _Agent:
     async def run(self) -> None:
         """Runs until cancelled; a part that fails ends all of it."""
         self._engines.start()
-        await asyncio.gather(self._collector.first(), self._engines.first(FIRST_LOOK_S))
+        self._services.start()
+        await asyncio.gather(
+            self._collector.first(),
+            self._engines.first(FIRST_LOOK_S),
+            self._services.first(FIRST_LOOK_S),
+        )
         parts = [
             spawn(self._collector.run(), name="collect"),
             spawn(self._reporter.run(), name="report"),
             *self._engines.tasks,
+            *self._services.tasks,
         ]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -141,8 +154,13 @@ class _Agent:
 
     def _sections(self) -> Sections:
         return Sections(
-            self._collector.platform(), self._collector.vitals(), self._engines.reports()
+            self._collector.platform(),
+            self._collector.vitals(),
+            self._engines.reports() + self._services.reports(),
         )
+
+    def _find(self, engine_id: str) -> EngineAddress | None:
+        return self._engines.find(engine_id) or self._services.find(engine_id)
 
     def _tell_news(self) -> None:
         self._reporter.tell_news()
@@ -155,6 +173,12 @@ def distinct(urls: Iterable[str]) -> list[EngineAddress]:
         address = parse_engine_url(url)
         found.setdefault(engine_id(EngineKind.OLLAMA, address), address)
     return list(found.values())
+
+
+def local_services(settings: NodeSettings, around: Surroundings) -> list[LocalService]:
+    """What this machine may do beside its engines; what is not installed stays silent."""
+    painter = Painter(settings.home, settings.service_timeout_s, own_environment())
+    return [LocalService(PictureSkill(painter), around.say, around.changed)]
 
 
 def media_servers(settings: NodeSettings) -> list[tuple[EngineAddress, Purpose]]:

@@ -317,6 +317,14 @@ class NodeSettings(Settings):
         default=(),
         description="the same for transcription servers: whisper.cpp, Speaches, vLLM and others",
     )
+    services: bool = Field(
+        default=True,
+        description="offer what is installed here for pictures and speech: mflux, DiffusionKit, "
+        "Qwen3-ASR",
+    )
+    service_timeout_s: Seconds = Field(
+        default=900, description="seconds a picture or a transcription made here may take"
+    )
     name: Annotated[str, Field(max_length=100)] = Field(
         default="", description="name of this node; the host name when not given"
     )

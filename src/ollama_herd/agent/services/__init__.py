@@ -1,0 +1,1 @@
+"""What the agent itself runs beside engines: commands that make pictures, recognisers of speech."""
