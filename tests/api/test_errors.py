@@ -192,6 +192,8 @@ def test_a_refusal_keeps_its_reason(kind: RefusalKind) -> None:
         assert (error.status, error.message) == (404, "model 'm' not found")
     elif kind is RefusalKind.WRONG_KIND:
         assert (error.status, error.message) == (400, message)
+    elif kind is RefusalKind.CLOUD_MODEL:
+        assert (error.status, error.message) == (403, message)
     else:
         assert (error.status, error.message, error.retry_after_s) == (503, message, 7)
     assert error.code == kind.value
