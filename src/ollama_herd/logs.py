@@ -14,7 +14,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import Processor
 
-_QUIET = ("aiohttp.access", "alembic", "asyncio", "zeroconf")
+_QUIET = ("aiohttp.access", "alembic", "asyncio", "urllib3", "zeroconf")
 """Libraries whose everyday messages mean nothing to a user; their warnings are shown."""
 
 

@@ -14,7 +14,11 @@ from ollama_herd.core.request import Priority
 
 PRIORITY_HEADER: Final = b"x-herd-priority"
 TAGS_HEADER: Final = b"x-herd-tags"
-FOR_THE_HERD: Final = frozenset({PRIORITY_HEADER, TAGS_HEADER})
+TRACE_HEADER: Final = b"traceparent"
+FOR_THE_HERD: Final = frozenset({PRIORITY_HEADER, TAGS_HEADER, TRACE_HEADER})
+
+MAX_TRACE_PARENT_CHARS: Final = 128
+"""W3C's version 0 has 55; later ones may add to it."""
 
 MAX_TAGS: Final = 16
 """Of one request, as many as OpenAI allows pairs of metadata; more are left out."""
@@ -41,6 +45,14 @@ def tags_of(headers: Headers) -> tuple[str, ...]:
         if name == TAGS_HEADER:
             texts += value.decode("utf-8", "replace").split(",")
     return _bounded(texts)
+
+
+def trace_parent_of(headers: Headers) -> str:
+    """The span of which the request is a part, as the client names it (W3C trace context)."""
+    for name, value in headers:
+        if name == TRACE_HEADER and len(value) <= MAX_TRACE_PARENT_CHARS:
+            return value.decode("latin-1").strip()
+    return ""
 
 
 def body_tags(user: msgspec.Raw | None, metadata: msgspec.Raw) -> tuple[str, ...]:

@@ -67,6 +67,14 @@ def _as_router(value: object) -> object:
     return f"{parts.scheme}://{_netloc(parts, parts.port or usual)}"
 
 
+def _as_collector(value: object) -> object:
+    """A URL without a trailing slash; its paths (`/v1/traces`) are added by the exporter."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    parts = _split_http(value.strip())
+    return f"{parts.scheme}://{_netloc(parts, parts.port or 4318)}{parts.path.rstrip('/')}"
+
+
 def _as_engine(text: str) -> str:
     """As Ollama reads OLLAMA_HOST: without scheme and port it is 11434, `http://host` is 80."""
     parts = _split_http(text)
@@ -293,6 +301,10 @@ class RouterSettings(Settings):
         default="",
         repr=False,  # it holds a password
         description="PostgreSQL to keep everything in, instead of herd.db in the home folder",
+    )
+    otel_endpoint: Annotated[str, BeforeValidator(_as_collector)] = Field(
+        default="",
+        description="URL of an OpenTelemetry collector (OTLP over HTTP); nothing is sent without",
     )
 
 

@@ -30,3 +30,4 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     tags: tuple[str, ...] = ()
     key_name: str = ""  # of the client's API key
     earlier: tuple[RouteDecision, ...] = ()
+    trace_parent: str = ""  # W3C's `traceparent`, as the client sent it

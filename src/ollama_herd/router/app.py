@@ -37,6 +37,7 @@ from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts, serve
+from ollama_herd.router.telemetry import Telemetry
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.watch import Watch
 from ollama_herd.router.wire import Door
@@ -89,6 +90,7 @@ class Herd:
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
         self._gate = gate = _gate(settings)
+        self.telemetry = _telemetry(settings, self._node_name)
         self.watch = Watch(
             fleet=lambda: self.registry.fleet,
             queue=self.dispatcher.queue,
@@ -96,6 +98,7 @@ class Herd:
             store=lambda: None if memory.traces is None else memory.traces.health(),
             history=memory.health_changes,
             stuck=self._stuck,
+            export=self.telemetry.export if self.telemetry is not None else None,
         )
         self.keys = KeyRing(gate.is_own_page)
         memory.on_access(self._take_access)
@@ -231,6 +234,13 @@ def _gate(settings: RouterSettings) -> Gate:
     )
 
 
+def _telemetry(settings: RouterSettings, node_name: Callable[[str], str]) -> Telemetry | None:
+    """Raises TelemetryUnavailable."""
+    if not settings.otel_endpoint:
+        return None
+    return Telemetry(settings.otel_endpoint, __version__, node_name)
+
+
 def _silence(settings: RouterSettings) -> SilenceLimits:
     return SilenceLimits(
         hedge=settings.hedge,
@@ -277,6 +287,9 @@ async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
             listening.close()
             await herd.drain()
             await cancel_and_wait(ticking, hearing, watching)
+            if herd.telemetry is not None:
+                await asyncio.to_thread(herd.watch.close)
+                await asyncio.to_thread(herd.telemetry.close)
 
 
 async def run(settings: RouterSettings) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, render
 from ollama_herd.api.parse import ParsedBody
-from ollama_herd.api.wishes import tags_of
+from ollama_herd.api.wishes import tags_of, trace_parent_of
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import Kind, OutcomeKind
 from ollama_herd.core.silence import SilenceLimits, first_byte_patience_s, stall_patience_s
@@ -95,6 +95,7 @@ class Exchange:
         self.journal = Journal(f"{_run_id}-{next(_numbers)}")
         if head.has_wishes:
             self.journal.tags = tags_of(head.headers)
+            self.journal.trace_parent = trace_parent_of(head.headers)
         self.lease = self.journal.request_id
         self.more: Headers = ()
         self.parsed: ParsedBody | None = None

@@ -35,6 +35,7 @@ class Journal:
         "request_id",
         "status",
         "tags",
+        "trace_parent",
         "ttft_ms",
         "usage",
     )
@@ -54,6 +55,7 @@ class Journal:
         self.usage: Usage | None = None
         self.refusal: Refusal | None = None
         self.tags: tuple[str, ...] = ()
+        self.trace_parent = ""  # of the client's own span
         self.key_name = ""  # of the client's API key
         self._candidate: Candidate | None = None
         self._attempt_ms = 0.0
@@ -192,4 +194,5 @@ class Journal:
             tags=self.tags,
             key_name=self.key_name,
             earlier=self.earlier,
+            trace_parent=self.trace_parent,
         )

@@ -56,7 +56,9 @@ class History(Protocol):
 
 
 class Watch:
-    """`facts` and `store` are asked at every look; `stuck` names runners that failed a canary."""
+    """`facts` and `store` are asked at every look; `stuck` names runners that failed a canary;
+    `export` is given each trace, in a thread.
+    """
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Watch:
         store: Callable[[], TraceHealth | None],
         history: History,
         stuck: Callable[[], tuple[Stuck, ...]] = tuple,
+        export: Callable[[Trace], None] | None = None,
     ) -> None:
         self._fleet = fleet
         self._queue = queue
@@ -74,6 +77,7 @@ class Watch:
         self._store = store
         self._history = history
         self._stuck = stuck
+        self._export = export
         self._ended: deque[Trace] = deque(maxlen=MAX_ENDED)
         self._tally = Tally()
         self._loads = LoadLog()
@@ -103,6 +107,10 @@ class Watch:
             rounds += 1
             await asyncio.sleep(COUNT_S)
 
+    def close(self) -> None:
+        """Count and export the last ones. Blocks."""
+        self._count()
+
     def totals(self) -> Mapping[Key, Counts]:
         """What was counted since the start, the last request included. Blocks."""
         self._count()
@@ -123,7 +131,10 @@ class Watch:
         with self._counting:
             now = monotonic_s()
             for _ in range(len(self._ended)):
-                self._tally.add(self._ended.popleft(), now)
+                trace = self._ended.popleft()
+                self._tally.add(trace, now)
+                if self._export is not None:
+                    self._export(trace)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(
