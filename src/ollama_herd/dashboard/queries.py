@@ -13,6 +13,11 @@ STEPS = {"minute": 60, "hour": 3600}
 DEFAULT_LIMIT = 100
 LARGEST_LIMIT = 500
 
+FORMATS = ("csv", "jsonl")
+
+LARGEST_EXPORT = 1_000_000
+"""Traces of one export: minutes of work, in pages that let other questions through."""
+
 LARGEST_TREND = 3000
 """Points of a curve: two days by minute; no screen shows more."""
 
@@ -45,6 +50,14 @@ class TraceQuery(msgspec.Struct, frozen=True):
     error: str = ""
     limit: int = DEFAULT_LIMIT
     before: str = ""
+
+
+class ExportQuery(msgspec.Struct, frozen=True):
+    """All traces that match, newest first, up to `limit`; `page` asks for the first of them."""
+
+    format: str
+    page: TraceQuery
+    limit: int
 
 
 class TrendQuery(msgspec.Struct, frozen=True):
@@ -82,9 +95,20 @@ def trace_query(given: Mapping[str, str]) -> TraceQuery:
         status=status,
         tag=_text(given, "tag"),
         error=_text(given, "error"),
-        limit=_limit(given),
+        limit=_limit(given, DEFAULT_LIMIT, LARGEST_LIMIT),
         before=_text(given, "before"),
     )
+
+
+def export_query(given: Mapping[str, str]) -> ExportQuery:
+    """As `trace_query`, and `format`. Raises BadField."""
+    format_ = given.get("format", FORMATS[0])
+    if format_ not in FORMATS:
+        raise BadField("format", f"one of {', '.join(FORMATS)}, not {_quoted(format_)}")
+    others = {name: value for name, value in given.items() if name not in {"format", "limit"}}
+    limit = _limit(given, LARGEST_EXPORT, LARGEST_EXPORT)
+    page = trace_query({**others, "limit": str(LARGEST_LIMIT)})
+    return ExportQuery(format_, page, limit)
 
 
 def trend_query(given: Mapping[str, str], now_s: float) -> TrendQuery:
@@ -110,7 +134,7 @@ def trend_query(given: Mapping[str, str], now_s: float) -> TrendQuery:
 def changes_limit(given: Mapping[str, str]) -> int:
     """How many changes to show. Raises BadField."""
     _known(given, {"limit"})
-    return _limit(given)
+    return _limit(given, DEFAULT_LIMIT, LARGEST_LIMIT)
 
 
 def _known(given: Mapping[str, str], fields: Collection[str]) -> None:
@@ -126,12 +150,12 @@ def _text(given: Mapping[str, str], field: str) -> str:
     return text
 
 
-def _limit(given: Mapping[str, str]) -> int:
-    text = given.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= 1):
-        raise BadField("limit", f"a number from 1 to {LARGEST_LIMIT}, not {_quoted(text)}")
-    if int(text) > LARGEST_LIMIT:
-        raise BadField("limit", f"at most {LARGEST_LIMIT}")
+def _limit(given: Mapping[str, str], usual: int, most: int) -> int:
+    text = given.get("limit", str(usual))
+    if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) >= 1):
+        raise BadField("limit", f"a number from 1 to {most}, not {_quoted(text)}")
+    if int(text) > most:
+        raise BadField("limit", f"at most {most}")
     return int(text)
 
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from ollama_herd.clock import now_s
@@ -15,9 +16,11 @@ from ollama_herd.dashboard.assets import INDEX, LOGIN_PAGE, NOT_BUILT, SECURITY_
 from ollama_herd.dashboard.login import LOGIN, Login
 from ollama_herd.dashboard.queries import (
     BadField,
+    ExportQuery,
     TraceQuery,
     TrendQuery,
     changes_limit,
+    export_query,
     trace_query,
     trend_query,
 )
@@ -26,6 +29,11 @@ READS_AT_ONCE = 4
 """Questions to the database under way at once; the others wait for their turn."""
 
 JSON = "application/json; charset=utf-8"
+
+_EXPORTS = {
+    "csv": ("text/csv; charset=utf-8", "csv"),
+    "jsonl": ("application/x-ndjson; charset=utf-8", "jsonl"),
+}
 
 _Answer = TypeVar("_Answer")
 
@@ -54,6 +62,11 @@ class Records(Protocol):
     def page(self, query: TraceQuery) -> bytes: ...
     def one(self, request_id: str) -> bytes | None: ...
     def trend(self, query: TrendQuery) -> bytes: ...
+    def export(self, query: TraceQuery, format_: str, count: int) -> tuple[bytes, str, int]:
+        """Lines, the cursor behind them ("" at the end), and how many they are."""
+        ...
+
+    def export_head(self, format_: str) -> bytes: ...
 
 
 class HealthRecords(Protocol):
@@ -80,6 +93,7 @@ def add(
         ("/dashboard/assets/{name}", pages.asset),
         ("/dashboard/api/fleet", data.fleet),
         ("/dashboard/api/traces", data.traces),
+        ("/dashboard/api/traces/export", data.export),
         ("/dashboard/api/traces/{request_id}", data.trace),
         ("/dashboard/api/trends", data.trends),
         ("/dashboard/api/health", data.health),
@@ -153,6 +167,42 @@ class _Data:
             return _bad(bad)
         except RecordsUnavailable as unavailable:
             return _error(503, "traces_unavailable", str(unavailable))
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """All requests that match the filters, as CSV or as a JSON object a line."""
+        try:
+            query = export_query(_parameters(request))
+            lines, cursor, count = await self._lines(query, query.page, query.limit)
+        except BadField as bad:
+            return _bad(bad)
+        except RecordsUnavailable as unavailable:
+            return _error(503, "traces_unavailable", str(unavailable))
+        content_type, ending = _EXPORTS[query.format]
+        disposition = f'attachment; filename="herd-traces.{ending}"'
+        response = web.StreamResponse(
+            headers={"Content-Type": content_type, "Content-Disposition": disposition}
+        )
+        try:
+            await response.prepare(request)
+            await response.write(self._records.export_head(query.format) + lines)
+            left = query.limit - count
+            while cursor and left > 0:
+                page = msgspec.structs.replace(query.page, before=cursor)
+                lines, cursor, count = await self._lines(query, page, left)
+                await response.write(lines)
+                left -= count
+            await response.write_eof()
+        except RecordsUnavailable:  # too late for a status: what is cut off must look cut off
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionResetError:  # the browser has left
+            pass
+        return response
+
+    async def _lines(
+        self, query: ExportQuery, page: TraceQuery, left: int
+    ) -> tuple[bytes, str, int]:
+        return await self._read(lambda: self._records.export(page, query.format, left))
 
     async def trace(self, request: web.Request) -> web.Response:
         """One request: its decision with all candidates, its attempts, its times."""

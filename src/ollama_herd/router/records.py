@@ -13,6 +13,7 @@ from ollama_herd.core.health.values import Transition
 from ollama_herd.core.request import Attempt
 from ollama_herd.dashboard.queries import BadField, TraceQuery, TrendQuery
 from ollama_herd.dashboard.routes import RecordsUnavailable
+from ollama_herd.router.trace_csv import csv_head, csv_lines
 from ollama_herd.router.watch import Watch
 from ollama_herd.store.errors import StoreError
 from ollama_herd.store.queries import StatusClass, TraceFilter
@@ -152,6 +153,13 @@ class StoreRecords:
 
     def page(self, query: TraceQuery) -> bytes:
         """Requests, newest first. Raises RecordsUnavailable and BadField."""
+        found = self._found(query)
+        shown = found[: query.limit]
+        cursor = shown[-1].cursor if len(found) > query.limit else ""
+        return msgspec.json.encode(TracePage([_row(trace) for trace in shown], cursor))
+
+    def _found(self, query: TraceQuery) -> list[StoredTrace]:
+        """One more than asked for tells whether there is another page."""
         wanted = TraceFilter(
             from_s=query.from_s,
             until_s=query.until_s,
@@ -164,15 +172,27 @@ class StoreRecords:
             error=query.error,
         )
         try:
-            # One more than asked for tells whether there is another page.
-            found = self._store().recent(wanted, query.limit + 1, query.before)
+            return self._store().recent(wanted, query.limit + 1, query.before)
         except StoreError as error:
             raise RecordsUnavailable(str(error)) from error
         except ValueError as error:
             raise BadField("before", str(error)) from error
-        shown = found[: query.limit]
-        cursor = shown[-1].cursor if len(found) > query.limit else ""
-        return msgspec.json.encode(TracePage([_row(trace) for trace in shown], cursor))
+
+    def export(self, query: TraceQuery, format_: str, count: int) -> tuple[bytes, str, int]:
+        """Up to `count` lines of one page, the cursor behind them, and how many they are. Raises
+        RecordsUnavailable, BadField for a cursor that is none.
+        """
+        found = self._found(query)
+        cursor = found[query.limit - 1].cursor if len(found) > query.limit else ""
+        shown = found[: min(query.limit, count)]
+        if format_ == "csv":
+            return csv_lines(shown), cursor, len(shown)
+        lines = b"".join(msgspec.json.encode(_view(trace)) + b"\n" for trace in shown)
+        return lines, cursor, len(shown)
+
+    def export_head(self, format_: str) -> bytes:
+        """What comes before all lines."""
+        return csv_head() if format_ == "csv" else b""
 
     def one(self, request_id: str) -> bytes | None:
         """All of one request, None when it is not known. Raises RecordsUnavailable."""

@@ -1,0 +1,152 @@
+"""What commands ask a running router, and how they end when it does not answer.
+
+Exit status: NO_ROUTER when nothing answers there, 1 when the router refuses, 2 for a wrong option.
+"""
+
+import http.client
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+import typer
+
+from ollama_herd.cli.process import fail
+
+NO_ROUTER = 3
+"""Exit status when no router answers, apart from 1: scripts tell the two kinds of trouble apart."""
+
+KEY_VARIABLE = "HERD_API_KEY"
+"""The key that commands show to a herd that asks for one."""
+
+TIMEOUT_S = 10.0
+"""For an answer of the router itself, which asks no engine."""
+
+MOST_BYTES = 64 << 20
+
+RouterOption = Annotated[
+    str | None,
+    typer.Option("--router", metavar="URL", help="the running router (default: of this machine)"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="print JSON")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="do not ask")]
+
+_T = TypeVar("_T")
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a defect
+    """The router answered, and not with success."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Router:
+    """One router. All methods block; `fail` ends the process with one line."""
+
+    def __init__(self, url: str | None) -> None:
+        """`url` as given by the user; None is this machine's. Fails on one that is no URL."""
+        self.url = (url or default_url()).rstrip("/")
+        parts = urlsplit(self.url if "//" in self.url else f"http://{self.url}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            fail(f"'{url}' is no URL of a router: {error}", code=2)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            fail(f"'{url}' is no URL of a router: it must begin with http://", code=2)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname
+        self._port = port or (443 if self._is_tls else 80)
+
+    def get(self, path: str, query: Mapping[str, object] | None = None) -> bytes:
+        """The body at `path`; ends the process when there is none."""
+        given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        return self.done("GET", f"{path}?{urlencode(given)}" if given else path)
+
+    def read(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
+        """The JSON at `path`; ends the process when it is another."""
+        return self.decoded(self.get(path, query), kind)
+
+    def decoded(self, body: bytes, kind: type[_T]) -> _T:
+        """JSON of this router; ends the process when it is another."""
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            fail(f"{self.url} is no herd of this version: {error}")
+
+    def done(self, method: str, path: str, value: object = None) -> bytes:
+        """The body of a successful answer; ends the process with the reason of any other."""
+        try:
+            with self.sent(method, path, value) as response:
+                return response.read(MOST_BYTES)
+        except Refused as refused:
+            fail(f"{self.url} answered {refused.status}: {refused}")
+
+    def lines(
+        self, method: str, path: str, value: object, headers: Mapping[str, str], timeout_s: float
+    ) -> Iterator[bytes]:
+        """The lines of a streamed answer. Raises Refused; `timeout_s` bounds each wait."""
+        with self.sent(method, path, value, headers, timeout_s) as response:
+            for line in response:
+                if line.strip():
+                    yield line
+
+    @contextmanager
+    def sent(
+        self,
+        method: str,
+        path: str,
+        value: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A successful answer, not read yet. Raises Refused; fails when nothing answers."""
+        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=timeout_s)
+        body = None if value is None else msgspec.json.encode(value)
+        try:
+            connection.request(method, path, body, {**self._headers(body), **(headers or {})})
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise Refused(response.status, _reason(response.read(MOST_BYTES)))
+            yield response
+        except (OSError, http.client.HTTPException) as error:
+            fail(
+                f"no router answers at {self.url}: {error or type(error).__name__}; "
+                "start one with 'herd', or name it: --router",
+                code=NO_ROUTER,
+            )
+        finally:
+            connection.close()
+
+    def _headers(self, body: bytes | None) -> dict[str, str]:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        key = os.environ.get(KEY_VARIABLE, "")
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+
+def default_url() -> str:
+    """The router that the settings of this machine describe."""
+    from ollama_herd.cli.options import load_or_fail  # noqa: PLC0415 - not needed with --router
+    from ollama_herd.config import RouterSettings  # noqa: PLC0415
+
+    settings = load_or_fail(RouterSettings, {}).settings
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _reason(body: bytes) -> str:
+    """What an error of ours, of Ollama's or of OpenAI's dialect says."""
+    try:
+        said = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        said = None
+    reason = said.get("error") if isinstance(said, dict) else None
+    if isinstance(reason, dict):
+        reason = reason.get("message")
+    return reason if isinstance(reason, str) else body[:500].decode(errors="replace").strip()

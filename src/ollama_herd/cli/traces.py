@@ -1,0 +1,184 @@
+"""`herd traces`: requests that have ended, filtered; as a table, one in full, or exported."""
+
+import shutil
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote, urlencode
+
+import msgspec
+import typer
+
+from ollama_herd.cli import show
+from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
+from ollama_herd.cli.process import fail
+from ollama_herd.clock import now_s
+
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_EXPORT_TIMEOUT_S = 120.0
+
+
+class Export(StrEnum):
+    """Formats that the router exports."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+class _Row(msgspec.Struct):
+    request_id: str
+    started_s: float
+    model: str
+    node_id: str
+    client: str
+    status: int
+    error: str
+    ttft_ms: float
+    total_ms: float
+    attempt_count: int
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Page(msgspec.Struct):
+    traces: list[_Row]
+    next: str = ""
+
+
+class _Node(msgspec.Struct):
+    node_id: str
+    name: str
+
+
+class _Nodes(msgspec.Struct):
+    nodes: list[_Node]
+
+
+def traces(  # noqa: PLR0913 - one parameter an option
+    request_id: Annotated[
+        str | None, typer.Argument(metavar="[REQUEST]", help="one request in full, as JSON")
+    ] = None,
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="begun since: 30m, 2h, 7d ago, or 2026-01-31T12:00:00Z"),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="begun before")] = None,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="served, or asked for")] = "",
+    node: Annotated[str, typer.Option(metavar="NODE", help="its name or id")] = "",
+    client: Annotated[str, typer.Option(metavar="ADDRESS", help="who asked")] = "",
+    key: Annotated[str, typer.Option(metavar="NAME", help="name of the API key")] = "",
+    status: Annotated[
+        str,
+        typer.Option(metavar="STATUS", help="ok, client_error, server_error, cancelled or failed"),
+    ] = "",
+    tag: Annotated[str, typer.Option(metavar="TAG", help="one of its tags")] = "",
+    error: Annotated[str, typer.Option(metavar="TEXT", help="part of the error code")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="at most so many")] = 50,
+    export: Annotated[
+        Export | None, typer.Option("--export", help="write all that matches, up to --limit")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="where to export to")
+    ] = None,
+    router: RouterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List requests that have ended, newest first. Texts are never kept."""
+    herd = Router(router)
+    if request_id is not None:
+        typer.echo(herd.get(f"/dashboard/api/traces/{quote(request_id, safe='')}"))
+        return
+    wanted: dict[str, object] = {
+        "from": _time(since, "--since"),
+        "until": _time(until, "--until"),
+        "model": model,
+        "node": node,
+        "client": client,
+        "key": key,
+        "status": status,
+        "tag": tag,
+        "error": error,
+    }
+    query = {name: value for name, value in wanted.items() if value not in (None, "")}
+    if export is not None:
+        _export(herd, {**query, "format": export.value}, output)
+        return
+    _list(herd, query, limit, as_json=as_json)
+
+
+def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) -> None:
+    left, before = limit, ""
+    names: dict[str, str] = {}
+    table = show.table(
+        "begun", "model", "node", "client", "status", "first token>", "total>", "tokens>", "request"
+    )
+    if not as_json:
+        names = {n.node_id: n.name for n in herd.read("/fleet/nodes", _Nodes).nodes}
+    while left > 0:
+        page_query = {**query, "limit": min(left, 500), "before": before}
+        body = herd.get("/dashboard/api/traces", page_query)
+        page = herd.decoded(body, _Page)
+        if as_json:
+            for raw in msgspec.json.decode(body)["traces"]:
+                typer.echo(msgspec.json.encode(raw))
+        for one in page.traces:
+            show.row(table, _row(one, names))
+        left -= len(page.traces)
+        before = page.next
+        if not before:
+            break
+    if not as_json:
+        show.console().print(table)
+
+
+def _row(one: _Row, names: dict[str, str]) -> tuple[object, ...]:
+    status = f"{one.status} {one.error}".strip()
+    tries = f" ({one.attempt_count} tries)" if one.attempt_count > 1 else ""
+    return (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started_s)),
+        one.model,
+        names.get(one.node_id, one.node_id) + tries,
+        one.client,
+        show.text(status, "red" if one.error else "green"),
+        show.ms(one.ttft_ms),
+        show.ms(one.total_ms),
+        f"{one.prompt_tokens or 0} + {one.output_tokens or 0}",
+        one.request_id,
+    )
+
+
+def _export(herd: Router, query: dict[str, object], output: Path | None) -> None:
+    path = f"/dashboard/api/traces/export?{urlencode(query)}"
+    try:
+        with herd.sent("GET", path, timeout_s=_EXPORT_TIMEOUT_S) as response:
+            if output is None:
+                shutil.copyfileobj(response, sys.stdout.buffer)
+                return
+            try:
+                with output.open("wb") as file:
+                    shutil.copyfileobj(response, file)
+            except OSError as error:
+                fail(f"{output} cannot be written: {error.strerror or error}")
+    except Refused as refused:
+        fail(f"{herd.url} answered {refused.status}: {refused}")
+    typer.echo(f"written to {output}", err=True)
+
+
+def _time(given: str | None, option: str) -> object:
+    """`2h` as seconds since 1970; everything else is the router's to read."""
+    if given is None:
+        return None
+    number = given.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = given[len(number) :]
+    if unit in _UNITS and number:
+        try:
+            return now_s() - float(number) * _UNITS[unit]
+        except ValueError:
+            fail(
+                f"{option} = '{given}' is no time: write 30m, 2h, 7d or 2026-01-31T12:00:00Z",
+                code=2,
+            )
+    return given
