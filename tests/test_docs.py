@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
-from ollama_herd.config import HOME_VARIABLE, NodeSettings, RouterSettings, load
+from ollama_herd.config import API_KEY_VARIABLE, HOME_VARIABLE, NodeSettings, RouterSettings, load
 from ollama_herd.core.decision import Cost, Eliminated
 from ollama_herd.core.node import NodeStatus
 from ollama_herd.core.request import OutcomeKind, RefusalKind
@@ -136,7 +136,7 @@ def test_files_it_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_variables_it_names_exist(page: Path) -> None:
-    known = {HOME_VARIABLE, "HERD_TEST_GGUF"}
+    known = {HOME_VARIABLE, API_KEY_VARIABLE, "HERD_TEST_GGUF"}
     for kind in (RouterSettings, NodeSettings):
         known |= {kind.env_prefix + name.upper() for name in kind.model_fields}
     named = set(re.findall(r"\bHERD_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))

@@ -1,10 +1,11 @@
 """The generated parts of the documentation, each made from the code it describes."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from pydantic.fields import FieldInfo
 from sqlalchemy import Table
@@ -282,9 +283,45 @@ def _named(path: str) -> type:
     return found
 
 
+def commands(name: str) -> str:
+    """Every command of a program with its arguments and options, as its help tells them."""
+    app = {"herd": herd_cli, "herd-node": node_cli}[name]
+    return "\n\n".join(_commands(get_command(app), name))
+
+
+def _commands(command: Any, path: str, depth: int = 0) -> Iterator[str]:
+    yield _command(command, path, depth)
+    if hasattr(command, "list_commands"):
+        context = command.make_context(path, [], resilient_parsing=True)
+        for name in command.list_commands(context):
+            yield from _commands(command.get_command(context, name), f"{path} {name}", depth + 1)
+
+
+def _command(command: Any, path: str, depth: int) -> str:
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    named = "".join(f" {_argument(one)}" for one in arguments)
+    rows = [[f"`{_argument(one)}`", one.help or ""] for one in arguments]
+    for one in command.params:
+        if one.param_type_name == "option" and one.name not in _OF_EVERY_COMMAND:
+            value = "" if one.is_flag else f" {one.metavar or 'N'}"
+            rows.append([f"`{', '.join(one.opts)}{value}`", one.help or "show the version"])
+    said = (command.help or "").strip()
+    title = f"#{'#' * min(depth + 1, 3)} `{path}{named}`"
+    return "\n\n".join([title, said, *([table(["", ""], rows)] if rows else [])])
+
+
+def _argument(one: Any) -> str:
+    name = (one.metavar or one.name.upper()).strip("[]{}")
+    return name if one.required else f"[{name}]"
+
+
+_OF_EVERY_COMMAND = ("help", "install_completion", "show_completion")
+
+
 PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
         "checks": checks,
+        "commands": commands,
         "control": control,
         "endpoints": endpoints,
         "enum": enumeration,

@@ -1,19 +1,29 @@
 """`herd-node`: run the agent until a signal comes."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from ollama_herd import __version__, logs
 from ollama_herd.cli import process
+from ollama_herd.cli.lazy import LazyGroup
 from ollama_herd.cli.options import load_or_fail, setting
 from ollama_herd.config import NodeSettings
 
 _SHUTDOWN_S = 4.9
 """Under the 5 s within which both commands end."""
 
+
+class NodeCommands(LazyGroup):
+    """Every subcommand of `herd-node`."""
+
+    lazy: ClassVar[dict[str, str]] = {
+        "config": "ollama_herd.cli.config:node_config",
+    }
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=NodeCommands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -29,8 +39,9 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - the signature is Typer
         raise typer.Exit
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def herd_node(  # noqa: PLR0913 - an argument an option
+    context: typer.Context,
     *,
     router: Annotated[str | None, _option("router", "URL")] = None,
     engine: Annotated[list[str] | None, _option("engine", "URL")] = None,
@@ -57,6 +68,10 @@ def herd_node(  # noqa: PLR0913 - an argument an option
         "slots": slots,
         "log_level": log_level,
     }
+    if context.invoked_subcommand is not None:
+        if any(value is not None and value != [] for value in flags.values()):
+            raise typer.BadParameter(f"give options after '{context.invoked_subcommand}'")
+        return
     settings = load_or_fail(NodeSettings, flags).settings
     logs.setup(settings.log_level)
     with process.held_home(settings.home, "node.lock"):

@@ -14,12 +14,10 @@ import msgspec
 import typer
 
 from ollama_herd.cli.process import fail
+from ollama_herd.config import API_KEY_VARIABLE
 
 NO_ROUTER = 3
 """Exit status when no router answers, apart from 1: scripts tell the two kinds of trouble apart."""
-
-KEY_VARIABLE = "HERD_API_KEY"
-"""The key that commands show to a herd that asks for one."""
 
 TIMEOUT_S = 10.0
 """For an answer of the router itself, which asks no engine."""
@@ -124,7 +122,7 @@ class Router:
 
     def _headers(self, body: bytes | None) -> dict[str, str]:
         headers = {} if body is None else {"Content-Type": "application/json"}
-        key = os.environ.get(KEY_VARIABLE, "")
+        key = os.environ.get(API_KEY_VARIABLE, "")
         if key:
             headers["Authorization"] = f"Bearer {key}"
         return headers

@@ -1,25 +1,41 @@
 """What `herd` offers: one line for each subcommand; each has its own file."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from ollama_herd import __version__
-from ollama_herd.cli import demo, explain, keys, router, simulate
+from ollama_herd.cli.lazy import LazyGroup
 from ollama_herd.cli.options import setting
 from ollama_herd.config import RouterSettings
 
+
+class HerdCommands(LazyGroup):
+    """Every subcommand of `herd`."""
+
+    lazy: ClassVar[dict[str, str]] = {
+        "status": "ollama_herd.cli.status:status",
+        "top": "ollama_herd.cli.top:top",
+        "health": "ollama_herd.cli.health:health",
+        "nodes": "ollama_herd.cli.nodes:app",
+        "models": "ollama_herd.cli.models:models",
+        "pull": "ollama_herd.cli.pull:pull",
+        "rm": "ollama_herd.cli.pull:remove",
+        "traces": "ollama_herd.cli.traces:traces",
+        "explain": "ollama_herd.cli.explain:explain",
+        "simulate": "ollama_herd.cli.simulate:simulate",
+        "keys": "ollama_herd.cli.keys:app",
+        "config": "ollama_herd.cli.config:config",
+        "demo": "ollama_herd.cli.demo:demo",
+    }
+
+
 app = typer.Typer(
+    cls=HerdCommands,
     help="One endpoint in front of every machine that runs Ollama.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command("demo")(demo.demo)
-app.command("explain")(explain.explain)
-app.command("simulate")(simulate.simulate)
-app.add_typer(keys.app, name="keys")
 
 
 def _option(name: str, metavar: str | None = None) -> Any:
@@ -57,6 +73,8 @@ def herd(
         "log_level": log_level,
     }
     if context.invoked_subcommand is None:
+        from ollama_herd.cli import router  # noqa: PLC0415 - only what is asked for is loaded
+
         router.start(flags)
     elif any(value is not None for value in flags.values()):
         raise typer.BadParameter(f"give options after '{context.invoked_subcommand}'")

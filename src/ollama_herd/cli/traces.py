@@ -18,6 +18,7 @@ from ollama_herd.clock import now_s
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _EXPORT_TIMEOUT_S = 120.0
+_LISTED = 50
 
 
 class Export(StrEnum):
@@ -76,9 +77,12 @@ def traces(  # noqa: PLR0913 - one parameter an option
     ] = "",
     tag: Annotated[str, typer.Option(metavar="TAG", help="one of its tags")] = "",
     error: Annotated[str, typer.Option(metavar="TEXT", help="part of the error code")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="at most so many")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="at most so many: 50, or all in an export"),
+    ] = None,
     export: Annotated[
-        Export | None, typer.Option("--export", help="write all that matches, up to --limit")
+        Export | None, typer.Option("--export", help="write all that matches")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="where to export to")
@@ -104,9 +108,10 @@ def traces(  # noqa: PLR0913 - one parameter an option
     }
     query = {name: value for name, value in wanted.items() if value not in (None, "")}
     if export is not None:
-        _export(herd, {**query, "format": export.value}, output)
+        bound = {} if limit is None else {"limit": limit}
+        _export(herd, {**query, **bound, "format": export.value}, output)
         return
-    _list(herd, query, limit, as_json=as_json)
+    _list(herd, query, limit or _LISTED, as_json=as_json)
 
 
 def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) -> None:

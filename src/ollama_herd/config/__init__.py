@@ -10,6 +10,7 @@ from ollama_herd.config.load import (
     load,
 )
 from ollama_herd.config.settings import (
+    API_KEY_VARIABLE,
     HOME_VARIABLE,
     OLLAMA_PORT,
     RELAY_PORT,
@@ -20,6 +21,7 @@ from ollama_herd.config.settings import (
 )
 
 __all__ = [
+    "API_KEY_VARIABLE",
     "HOME_VARIABLE",
     "OLLAMA_PORT",
     "RELAY_PORT",

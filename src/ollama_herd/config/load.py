@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import EnvSettingsSource
 
 from ollama_herd.config.settings import (
+    API_KEY_VARIABLE,
     DEFAULT_HOME,
     HOME_VARIABLE,
     NodeSettings,
@@ -26,7 +27,8 @@ from ollama_herd.config.settings import (
     Settings,
 )
 
-_NOT_SETTINGS = ("HERD_TEST_", "HERD_SKIP_WEB")  # of the tests and the build of the package
+_NOT_SETTINGS = ("HERD_TEST_", "HERD_SKIP_WEB", API_KEY_VARIABLE)
+"""Of the tests, of the build of the package, and of commands that ask a router."""
 
 
 class ConfigError(Exception):

@@ -21,6 +21,9 @@ from pydantic_settings import (
 HOME_VARIABLE = "HERD_HOME"
 """Where all state and the settings files live, for `herd` and `herd-node` alike."""
 
+API_KEY_VARIABLE = "HERD_API_KEY"
+"""The key that commands show to a herd that asks for one; no setting, since it is the user's."""
+
 ROUTER_PORT = 11435
 """Next to Ollama's own 11434, so that both fit on one machine."""
 
