@@ -13,10 +13,11 @@ from tests.fakes.models import FakeModel, embedding_model, model
 from tests.fakes.state import Scripted, Settings
 from tests.fakes.wire import Reply, Request
 
-SAY = re.compile(r"SAY<<(.*?)>>", re.DOTALL)
-"""Words that a task puts into the model's mouth, for tools that want a form of their own."""
+SAY = re.compile(r"SAY<<(.*?)(?:>>|»)", re.DOTALL)
+"""Words that a task puts into the model's mouth, for tools that want a form of their own. An editor
+may have set the quotation mark."""
 
-CALL = re.compile(r"CALL<<(\w+) (\{.*?\})>>", re.DOTALL)
+CALL = re.compile(r"CALL<<(\w+) (\{.*?\})(?:>>|»)", re.DOTALL)
 """A tool that a task has the model call, with its arguments: for agents with tools of their own."""
 
 KEY = re.compile(r"[`'\"](\w+)[`'\"]")

@@ -89,15 +89,11 @@ def node_modules(name: str = "node") -> Path:
 def run(
     command: Sequence[str | Path], folder: Path, env: Mapping[str, str], timeout_s: float = 100
 ) -> subprocess.CompletedProcess[str]:
-    """A client to its end: no settings, keys or home of the user reach it."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    own = {"HOME": str(home), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    """A client to its end."""
     return subprocess.run(
         [str(word) for word in command],
         cwd=folder,
-        env={**kept, **own, **ASKS_NOBODY, **env},
+        env=closed_env(folder, env),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -106,6 +102,15 @@ def run(
         timeout=timeout_s,
         check=False,
     )
+
+
+def closed_env(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which no settings, keys or home of the user reach a client."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in os.environ}
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    own = {"HOME": str(home), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **own, **ASKS_NOBODY, **env}
 
 
 @contextlib.contextmanager
