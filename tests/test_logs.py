@@ -1,7 +1,9 @@
 """What reaches stderr: our lines and those of libraries, and no value of a variable."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,66 @@ def test_bytes_of_a_bad_request_are_not_quoted(level: str, lines_told: int) -> N
     )
     assert "secret" not in ran.stderr
     assert ran.stderr.count("[debug    ] a peer sent what is not HTTP") == lines_told
+
+
+TO_FILE = r"""
+import logging, pathlib, sys, structlog
+from ollama_herd import logs
+from ollama_herd.logfile import LogFile
+path = pathlib.Path(sys.argv[1])
+logs.setup("info", LogFile(path, 10_000))
+log = structlog.get_logger("early")
+log.debug("a detail")
+log.info("it works", port=1, name="h\u00e9\nrd", path=path, time_s=1.5)
+logging.getLogger("aiohttp.server").warning("a library %s", "warns")
+def answer(prompt):
+    raise ValueError("no good")
+try:
+    answer("my " + "secret prompt")
+except ValueError:
+    log.error("broken", exc_info=True)
+for number in range(int(sys.argv[2])):
+    log.info("again", number=number)
+"""
+
+
+def to_file(path: Path, count: int = 0) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", TO_FILE, str(path), str(count)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return ran.stderr
+
+
+def test_the_file_has_one_object_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "herd.log"
+    shown = to_file(path)
+    assert "it works" in shown
+    told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [one["event"] for one in told] == ["it works", "a library warns", "broken"]
+    assert [one["level"] for one in told] == ["info", "warning", "error"]
+    assert list(told[0])[:3] == ["time", "level", "event"]
+    assert (told[0]["port"], told[0]["name"], told[0]["path"]) == (1, "h\u00e9\nrd", str(path))
+    assert told[0]["time"].endswith("Z")
+    assert "ValueError: no good" in told[2]["exception"]
+    assert "my secret prompt" not in path.read_text(encoding="utf-8")
+    if sys.platform != "win32":
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_files_are_rotated_and_few(tmp_path: Path) -> None:
+    to_file(tmp_path / "herd.log", 2000)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["herd.log", *(f"herd.log.{n}" for n in range(1, 6))]
+    assert all(path.stat().st_size <= 10_000 for path in tmp_path.iterdir())
+    last = (tmp_path / "herd.log").read_text().splitlines()[-1]
+    assert json.loads(last)["number"] == 1999
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+def test_a_full_disk_costs_lines_only(tmp_path: Path) -> None:
+    (tmp_path / "herd.log").symlink_to("/dev/full")
+    assert to_file(tmp_path / "herd.log", 10).count("again") == 10

@@ -14,6 +14,8 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import Processor
 
+from ollama_herd.logfile import LogFile, json_formatter
+
 _QUIET = ("aiohttp.access", "alembic", "asyncio", "urllib3", "zeroconf")
 """Libraries whose everyday messages mean nothing to a user; their warnings are shown."""
 
@@ -51,8 +53,10 @@ class _Lossy:
             pass  # lost, and there is nowhere to say so
 
 
-def setup(level: str) -> None:
-    """Send our log and the log of libraries to stderr; `level` as in the settings."""
+def setup(level: str, file: LogFile | None = None) -> None:
+    """Send our log and the log of libraries to stderr, and to `file` as JSON; `level` as in the
+    settings.
+    """
     least = logging.getLevelNamesMapping()[level.upper()]
     stderr = cast("TextIO", _Lossy(sys.stderr))
     shared: list[Processor] = [
@@ -67,7 +71,7 @@ def setup(level: str) -> None:
         exception_formatter=structlog.dev.plain_traceback,
     )
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, *([file.processor()] if file is not None else []), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
@@ -82,6 +86,10 @@ def setup(level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    if file is not None:
+        file.handler.addFilter(_without_wire_bytes)
+        file.handler.setFormatter(json_formatter(shared))
+        root.addHandler(file.handler)
     root.setLevel(least)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from ollama_herd import __version__, logs
+from ollama_herd import __version__
 from ollama_herd.cli import process
 from ollama_herd.cli.lazy import LazyGroup
 from ollama_herd.cli.options import load_or_fail, setting
@@ -73,7 +73,7 @@ def herd_node(  # noqa: PLR0913 - an argument an option
             raise typer.BadParameter(f"give options after '{context.invoked_subcommand}'")
         return
     settings = load_or_fail(NodeSettings, flags).settings
-    logs.setup(settings.log_level)
+    process.start_logging(settings)
     with process.held_home(settings.home, "node.lock"):
         from ollama_herd.agent.app import run  # noqa: PLC0415 - slow to load
         from ollama_herd.agent.errors import AgentError  # noqa: PLC0415

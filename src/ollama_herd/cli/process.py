@@ -19,7 +19,10 @@ from typing import Any, NoReturn, Protocol
 
 import structlog
 
+from ollama_herd import logs
+from ollama_herd.config import Settings
 from ollama_herd.homelock import HomeInUseError, HomeLock
+from ollama_herd.logfile import LogFile
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +31,18 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     """Say in one line why we end, and end. Code 2 is for what the user wrote wrongly."""
     print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)  # noqa: T201 - not a log line
     raise SystemExit(code)
+
+
+def start_logging(settings: Settings) -> None:
+    """Log as the settings say; fail when their file cannot be written."""
+    file = None
+    if settings.log_file:
+        path = settings.home / Path(settings.log_file).expanduser()
+        try:
+            file = LogFile(path, settings.log_file_max_bytes)
+        except OSError as error:
+            fail(f"the log file {path} cannot be written: {error.strerror}; correct log_file")
+    logs.setup(settings.log_level, file)
 
 
 @contextmanager

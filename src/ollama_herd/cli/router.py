@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from ollama_herd import logs
 from ollama_herd.cli import process
 from ollama_herd.cli.options import load_or_fail
 from ollama_herd.config import RouterSettings
@@ -14,7 +13,7 @@ _AFTER_DRAIN_S = 0.9
 def start(flags: Mapping[str, object]) -> None:
     """Returns after a clean shutdown; ends the process with one line when it cannot start."""
     settings = load_or_fail(RouterSettings, flags).settings
-    logs.setup(settings.log_level)
+    process.start_logging(settings)
     with process.held_home(settings.home, "herd.lock"):
         from ollama_herd.router.app import run  # noqa: PLC0415 - slow to load
         from ollama_herd.router.telemetry import TelemetryUnavailable  # noqa: PLC0415

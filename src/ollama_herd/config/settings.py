@@ -190,6 +190,13 @@ class Settings(BaseSettings):
         default=DEFAULT_HOME, description="folder of all state and of the settings file"
     )
     log_level: LogLevel = Field(default="info", description="least severe message that is shown")
+    log_file: str = Field(
+        default="",
+        description="file for the log as JSON, beside what is shown; a bare name lies in the home",
+    )
+    log_file_max_bytes: Annotated[int, Field(ge=10_000)] = Field(
+        default=20_000_000, description="size at which a new log file begins; five old ones stay"
+    )
 
     @classmethod
     def settings_customise_sources(
