@@ -9,9 +9,10 @@ from tests.interop.conftest import Rig
 from tests.interop.environments import CLIENTS, node, node_modules, python_of
 
 BETTER_THAN_ONE = {
-    "count_tokens": "an Ollama has no such path; the herd answers, so that clients need not guess"
+    "count_tokens": "an Ollama has no such path; the herd answers, so that clients need not guess",
+    "no_pictures": "as above: the herd has the path, and says what is wrong with the model",
 }
-"""Steps that a single Ollama fails and the herd does not, and why."""
+"""Steps that end otherwise at a single Ollama, and why."""
 
 
 def steps(told: str) -> dict[str, str]:

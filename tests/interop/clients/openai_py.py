@@ -1,5 +1,7 @@
 """The `openai` package against `/v1`."""
 
+from functools import partial
+
 import openai
 from pydantic import BaseModel
 from steps import PIXEL, TOOL, URL, main, refused, step
@@ -118,9 +120,14 @@ def errors():
         lambda: chat_with(model="nomic-embed-text"),
         lambda: client.embeddings.create(model="nope", input="x"),
         lambda: client.models.retrieve("nope"),
-        lambda: client.images.generate(model="llama3.1", prompt="a cat"),
     )
     return [refused(call, openai.APIStatusError, "status_code", "body") for call in calls]
+
+
+@step
+def no_pictures():
+    call = partial(client.images.generate, model="llama3.1", prompt="a cat")
+    return refused(call, openai.APIStatusError, "status_code", "body")
 
 
 @step
