@@ -70,7 +70,8 @@ class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     Log, trace, header and dashboard render this value. `more` counts candidates that were not
     priced in full, because a rough estimate put 64 others before them. `first_token_ms` and
     `answer_ms` are what the winner's first token and whole answer are predicted to take from the
-    decision on; -1 without a winner.
+    decision on; -1 without a winner. `evicts` are to be unloaded before the request is sent, ()
+    where the engine is to choose or nothing has to go.
     """
 
     model_key: str
@@ -79,6 +80,7 @@ class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     more: int = 0
     first_token_ms: float = -1.0
     answer_ms: float = -1.0
+    evicts: tuple[Replica, ...] = ()
 
     @property
     def winner(self) -> Candidate | None:

@@ -115,7 +115,9 @@ class ReplicaLoad:
         "engine",
         "failures",
         "is_hot",
+        "is_pinned",
         "is_reported_hot",
+        "keep_alive_s",
         "key",
         "last",
         "learned_context",
@@ -138,6 +140,7 @@ class ReplicaLoad:
         "silent_s",
         "slots",
         "stuck",
+        "victims",
     )
 
     def __init__(self, replica: Replica, node: "NodeLoad", rates: Rates) -> None:
@@ -155,6 +158,8 @@ class ReplicaLoad:
         self.sample: list[Running] = []
         self.is_hot = False
         self.is_reported_hot = False
+        self.is_pinned = False
+        self.keep_alive_s = 0.0  # after each use, if one of our requests said so; 0: engine's own
         self.loading_until_s = 0.0
         self.loaded_s = float("-inf")  # since when with these options, as far as we did it
         self.context_length = 0
@@ -172,6 +177,7 @@ class ReplicaLoad:
         self.stuck: StuckRunner | None = None
         # What would have to go for this model to load, kept by `signals` while it holds.
         self.plan = (0.0, 0.0)
+        self.victims: tuple[ReplicaLoad, ...] = ()
         self.plan_version: tuple[int, Node | None, int] = (-1, None, 0)
 
     def rate_per_s(self, now_s: float) -> float:
@@ -222,6 +228,7 @@ class ReplicaLoad:
         self.context_length = 0
         self.options = None
         self.has_new_runner()
+        self.keep_alive_s = 0.0
         self.mirror.clear()
 
     def has_new_runner(self) -> None:

@@ -304,6 +304,14 @@ class Load:
                 # The engine gives up a load nobody waits for any more.
                 replica.ends_loading()
 
+    def evicted(self, victim: ReplicaLoad, now_s: float) -> Replica:
+        """It is being unloaded to make room."""
+        victim.became_cold()
+        victim.changed_s = now_s
+        victim.node.version += 1
+        self._unconfirmed[victim.key] = victim
+        return victim.replica
+
     def doubt(self, replica: ReplicaLoad) -> None:
         """The engine refused the request that should have loaded the model: most likely it did
         not load it.

@@ -25,6 +25,8 @@ class QueueSettings(msgspec.Struct, frozen=True):
     no_node_grace_s: float = 10.0  # how long a waiting request outlives its last usable node
     # Where nothing tells an engine's slots: send one request more now and then to find out.
     probe_slots: bool = False
+    # Load busy models on further nodes ahead of requests.
+    placement: bool = True
 
 
 class ReplicaQueue(msgspec.Struct, frozen=True):

@@ -58,6 +58,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     # Of pictures and speech, which have no tokens to count: what there is to do, in units that
     # take about equally long (a step of a picture, a second of sound). 0 for all others.
     work: int = 0
+    keep_alive_s: float | None = None  # how long the model is to be kept; None: not said
 
 
 class OutcomeKind(enum.StrEnum):

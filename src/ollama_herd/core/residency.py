@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import Place, ReplicaLoad
 from ollama_herd.core.load import Load
-from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
@@ -154,22 +153,6 @@ def usual_request(model_key: str, load: Load, now_s: float) -> InferenceRequest:
         arrived_s=now_s,
         stream=True,
         prompt_tokens=int(prompt),
-    )
-
-
-def loading_request(replica: ReplicaLoad, request_id: str, now_s: float) -> InferenceRequest:
-    """What a planned load is to the scheduler: a request of its own that generates nothing."""
-    name = replica.replica.model.name
-    return InferenceRequest(
-        request_id=request_id,
-        model=name,
-        model_key=canonical_name(name),
-        kind=Kind.GENERATE,
-        dialect=Dialect.OLLAMA,
-        path="/api/generate",
-        arrived_s=now_s,
-        client="herd",
-        is_load_only=True,
     )
 
 

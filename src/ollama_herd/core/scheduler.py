@@ -6,6 +6,8 @@ and pure; `router/dispatcher.py` owns the one instance and turns the effects int
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from ollama_herd.core import learning
 from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.effects import Effect, Grant, Refuse
@@ -13,6 +15,8 @@ from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
+from ollama_herd.core.names import canonical_name
+from ollama_herd.core.pins import Pin, Pinned, Pins, Wish, keeping_request
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.queue import QueueSettings, QueueView, cloud_refusal, refusal, view
 from ollama_herd.core.request import (
@@ -23,7 +27,7 @@ from ollama_herd.core.request import (
     RefusalKind,
     Usage,
 )
-from ollama_herd.core.residency import Residency, loading_request
+from ollama_herd.core.residency import Residency
 from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
 from ollama_herd.core.routing import Ranking, explain, is_waiting_for_report, rank, service_s
 from ollama_herd.core.runner import options_at
@@ -52,6 +56,7 @@ class Scheduler:
         self._fleet = Fleet()
         self._ticked_s = float("-inf")
         self._residency = Residency()
+        self._pins = Pins()
         self._turns = Turns(settings, self._load, self._room, self._shares, self._grant)
         self._placed = 0
 
@@ -212,14 +217,28 @@ class Scheduler:
     def place(self, fleet: Fleet, now_s: float) -> Sequence[Grant]:
         """Loads worth starting before anybody waits for them, as requests of the herd's own."""
         grants = []
-        for replica in self._residency.plan(self._load, self._room, fleet, now_s):
+        wishes = self._pins.plan(self._load, fleet, now_s)
+        if self._settings.placement:
+            planned = self._residency.plan(self._load, self._room, fleet, now_s)
+            wishes += [Wish(replica) for replica in planned]
+        for wish in wishes:
             self._placed += 1
-            request = loading_request(replica, f"load-{self._placed}", now_s)
+            replica = wish.replica
+            name = canonical_name(replica.replica.model.name)
+            request = keeping_request(name, f"load-{self._placed}", now_s, wish.keep_alive_s)
             ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet)
             there = [p for p in ranking.priced if p.place.load is replica and p.starts_now]
             if there:
                 grants.append(self._grant(Pending(request, 0.0), ranking._replace(priced=there)))
         return grants
+
+    def pin(self, pins: tuple[Pin, ...]) -> None:
+        """Keep these models loaded from now on, and no others."""
+        self._pins.replace(pins)
+
+    def pinned(self) -> tuple[Pinned, ...]:
+        """How the pins stand."""
+        return self._pins.view(self._load, self._fleet)
 
     def explain(self, request: InferenceRequest, now_s: float) -> Explanation:
         """Where the request would go now, and why; nothing changes by asking."""
@@ -295,9 +314,16 @@ class Scheduler:
 
     def _grant(self, pending: Pending, ranking: Ranking) -> Grant:
         request_id = pending.request.request_id
-        self._start(ranking.ask, ranking.priced[0])
+        best = ranking.priced[0]
+        replica = best.place.load
+        victims = () if replica.is_hot or replica.running else replica.victims
+        self._start(ranking.ask, best)
         self._granted[request_id] = pending
-        return Grant(request_id, explain(ranking))
+        decision = explain(ranking)
+        if victims:
+            gone = tuple([self._load.evicted(victim, ranking.ask.now_s) for victim in victims])
+            decision = msgspec.structs.replace(decision, evicts=gone)
+        return Grant(request_id, decision)
 
     def _start(self, ask: Ask, best: Priced) -> None:
         """Take the slot and write down what is expected of it."""
@@ -319,6 +345,8 @@ class Scheduler:
         if best.context or not (replica.is_hot or replica.running):
             replica.begin_loading(run.options, now_s + ready_s, now_s)
             run.is_cold = True
+        if request.keep_alive_s is not None:
+            replica.keep_alive_s = request.keep_alive_s
         run.is_cache_known = run.is_cold or bool(ask.chain)
         if replica.running:
             run.stall_s = replica.rates.step_s * (1 + pace.alpha * (len(replica.running) - 1))

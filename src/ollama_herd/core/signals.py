@@ -8,13 +8,11 @@ routing study; the optimum is flat, halving or doubling one changes results by 1
 """
 
 from collections.abc import Mapping, Sequence
-from math import exp
 
-from ollama_herd.core import hardware as hw
+from ollama_herd.core.eviction import eviction, loss_s
 from ollama_herd.core.inflight import Place, ReplicaLoad
 from ollama_herd.core.load import Load
-from ollama_herd.core.names import canonical_name
-from ollama_herd.core.node import EngineKind, EngineReport, Node
+from ollama_herd.core.node import Node
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
 from ollama_herd.core.remaining import ends_in_s, remaining_s, remaining_times
@@ -23,9 +21,6 @@ from ollama_herd.core.runner import adopted_context, needs_reload
 
 OTHERS_WEIGHT = 1.5
 CACHE_LOST_WEIGHT = 4.0
-BLOCKED_EVICTION_SHARE = 0.2
-"""Share of the wait for a busy victim that counts as harm to it."""
-
 RELOAD_PAUSE_S = 2.0
 """Unloading before a reload with other options takes this long on top."""
 
@@ -227,7 +222,7 @@ def _readiness(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     priced.load = replica.rates.load_s + node.load_ahead_s(now_s)
     if priced.load > replica.rates.load_s:
         priced.starts_now = False
-    evict_s, blocked_s = _eviction(place, ask)
+    evict_s, blocked_s = eviction(place, ask.nodes, ask.load, now_s)
     priced.evict = evict_s
     if blocked_s:
         priced.is_blocked = True
@@ -241,7 +236,7 @@ def _reload(priced: Priced, ask: Ask, held: Sequence[float]) -> None:
     ends = [*remaining_times(replica, now_s), *(at - now_s for at in held)]
     priced.wait = max(ends, default=0.0)
     priced.context = replica.rates.load_s + RELOAD_PAUSE_S + node.load_ahead_s(now_s)
-    priced.evict = _loss(replica, ask)
+    priced.evict = loss_s(replica, ask.load, now_s)
     priced.starts_now = not ends and node.loading is None
 
 
@@ -320,98 +315,3 @@ def _others(priced: Priced, ask: Ask, running: int, models: int) -> float:
             shared += min(stay, rest)
         delay += shared * other.sampled_weight() / models
     return delay
-
-
-def _eviction(place: Place, ask: Ask) -> tuple[float, float]:
-    """(cost of what has to be unloaded, wait until something can be), both in seconds."""
-    replica, node = place.load, place.node
-    report = ask.nodes[node.node.node_id]
-    version = (node.version, report, int(ask.now_s))
-    known = replica.plan_version
-    if known[0] == version[0] and known[1] is report and known[2] == version[2]:
-        return replica.plan
-    plan = _plan_eviction(place, ask, report)
-    replica.plan = plan
-    replica.plan_version = version
-    return plan
-
-
-def _plan_eviction(place: Place, ask: Ask, report: Node) -> tuple[float, float]:
-    replica = place.load
-    if replica.replica.kind is not EngineKind.OLLAMA:
-        return 0.0, 0.0
-    engine = next((e for e in report.engines if e.engine_id == replica.key[1]), None)
-    if engine is None:
-        return 0.0, 0.0
-    hardware = place.node.pace.hardware
-    residents, unseen_bytes = _residents(place, engine)
-    limit = engine.max_loaded or 3 * max(1, hardware.gpus)
-    surplus = len(residents) + 1 - limit
-    deficit = 0.0
-    if report.vitals.memory_total_bytes:
-        free = _free_bytes(report, hardware) - unseen_bytes
-        deficit = hw.needed_bytes(int(replica.rates.scale.size_gb * hw.GB)) - free
-    if surplus <= 0 and deficit <= 0:
-        return 0.0, 0.0
-    idle = []
-    busy = []
-    for size, other in residents:
-        if other is not None and other.running:
-            busy.append(max(remaining_times(other, ask.now_s)))
-        else:
-            cost = _loss(other, ask) if other is not None else 0.0
-            idle.append((cost / max(size, 1e6), cost, size))
-    idle.sort()
-    total = 0.0
-    for _, cost, size in idle:
-        if surplus <= 0 and deficit <= 0:
-            return total, 0.0
-        total += cost
-        surplus -= 1
-        deficit -= size
-    if (surplus <= 0 and deficit <= 0) or not busy:
-        return total, 0.0
-    wait_s = max(min(busy), 1e-3)
-    return total + BLOCKED_EVICTION_SHARE * wait_s, wait_s
-
-
-def _free_bytes(report: Node, hardware: hw.Hardware) -> float:
-    if hardware.compute is hw.Compute.DISCRETE:
-        return sum(g.memory_free_bytes for g in report.vitals.gpus if not g.unified)
-    return report.vitals.memory_available_bytes
-
-
-def _residents(
-    place: Place, engine: EngineReport
-) -> tuple[list[tuple[float, ReplicaLoad | None]], float]:
-    """Other models in memory as (bytes, load), and the bytes no report has counted yet."""
-    node_id, engine_id, own = place.load.key
-    runner_of = {canonical_name(m.name): m.weights or canonical_name(m.name) for m in engine.models}
-    known = place.node.replicas
-    found: dict[tuple[str, str, str], tuple[float, ReplicaLoad | None]] = {}
-    for loaded in engine.loaded:
-        name = canonical_name(loaded.name)
-        key = (node_id, engine_id, runner_of.get(name, name))
-        if key[2] != own:
-            found[key] = (loaded.size_bytes, known.get(key))
-    unseen = 0.0
-    for key, replica in known.items():
-        is_present = replica.is_hot or replica.loading_until_s > 0
-        if key[1] == engine_id and key[2] != own and is_present and key not in found:
-            size = hw.needed_bytes(int(replica.rates.scale.size_gb * hw.GB))
-            found[key] = (size, replica)
-            unseen += size
-    return list(found.values()), unseen
-
-
-def _loss(victim: ReplicaLoad, ask: Ask) -> float:
-    """What unloading costs: the load it will take again, by how likely and how often."""
-    rate = victim.rate_per_s(ask.now_s)
-    if not rate:
-        return 0.0
-    runner = victim.key[2]
-    elsewhere = any(
-        other.is_hot and other is not victim for other in ask.load.by_runner.get(runner, ())
-    )
-    share = 0.4 if elsewhere else 1.0
-    return (1 - exp(-600 * rate)) * min(3.0, 1 + 30 * rate) * victim.rates.load_s * share

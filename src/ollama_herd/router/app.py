@@ -33,6 +33,7 @@ from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.nodes import add_node_routes
+from ollama_herd.router.pins import PinAnswers
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.reply import Headers
@@ -77,13 +78,9 @@ class Herd:
         )
         self._predictor = Predictor()
         memory.teach(self._predictor)
-        queue = QueueSettings(
-            limit=settings.queue_limit, timeout_s=settings.queue_timeout_s, probe_slots=True
-        )
-        self.dispatcher = Dispatcher(Scheduler(queue, self._predictor))
+        self.dispatcher = Dispatcher(Scheduler(_queue(settings), self._predictor))
         self.upstream = Upstream(settings.connect_timeout_s, Keeping(settings.kept_bytes))
-        if settings.placement:
-            self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
+        self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         canaries = CanarySettings(every_s=settings.canary_s, silence=_silence(settings))
         self.dispatcher.ask_idle_with(canaries, CanarySender(self.upstream, self.dispatcher).start)
         self.dispatcher.tell_stuck(self.registry.runners_stuck)
@@ -126,6 +123,10 @@ class Herd:
         )
         MediaRoutes(parts, settings).add_to(app)
         add_node_routes(app, self.registry, memory.forget)
+        pins = PinAnswers(
+            self.dispatcher, lambda: self.registry.fleet, memory.pins, memory.keep_pins
+        )
+        pins.add_routes(app)
         self._runner = _runner(app, settings)
         self._parts = parts
         self._door: Door | None = None
@@ -239,6 +240,15 @@ def _telemetry(settings: RouterSettings, node_name: Callable[[str], str]) -> Tel
     if not settings.otel_endpoint:
         return None
     return Telemetry(settings.otel_endpoint, __version__, node_name)
+
+
+def _queue(settings: RouterSettings) -> QueueSettings:
+    return QueueSettings(
+        limit=settings.queue_limit,
+        timeout_s=settings.queue_timeout_s,
+        probe_slots=True,
+        placement=settings.placement,
+    )
 
 
 def _silence(settings: RouterSettings) -> SilenceLimits:

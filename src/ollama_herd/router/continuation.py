@@ -20,6 +20,7 @@ from ollama_herd.router.attempt import Call, Relayed, prepare_call
 from ollama_herd.router.connection import EngineConnection, UpstreamFailed
 from ollama_herd.router.dispatcher import Refused
 from ollama_herd.router.exchange import Exchange
+from ollama_herd.router.unload import make_room
 
 CONTINUED = "continued"
 """Tag of a trace whose answer came from more than one node."""
@@ -99,6 +100,8 @@ class _Sequel:
             if candidate is None:
                 raise AssertionError("a grant always has a winner")
             journal.begin(decision, candidate)
+            if decision.evicts:
+                await make_room(parts.upstream, decision.evicts)
             how, call = self._prepared(candidate)
             if how is None or call is None:
                 journal.end(OutcomeKind.CANCELLED, detail="it cannot continue this answer")

@@ -12,7 +12,8 @@ from ollama_herd.core.canary import Canaries, Canary, CanarySettings
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.node import Replica, StuckRunner
+from ollama_herd.core.node import StuckRunner
+from ollama_herd.core.pins import Pin, Pinned
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
@@ -37,7 +38,7 @@ class Dispatcher:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._load: Callable[[str, Replica], None] | None = None
+        self._load: Callable[[str, RouteDecision, float | None], None] | None = None
         self._ask: Callable[[Canary], None] | None = None
         self._canaries = Canaries(scheduler.load, CanarySettings())
         self._tell_stuck: Callable[[tuple[StuckRunner, ...]], None] | None = None
@@ -48,8 +49,10 @@ class Dispatcher:
         self._fleet = fleet
         self._settle(self._scheduler.on_fleet(fleet, monotonic_s()))
 
-    def load_with(self, load: Callable[[str, Replica], None]) -> None:
-        """Who carries out loads ahead of requests: `load(id, replica)` ends in `finished(id)`."""
+    def load_with(self, load: Callable[[str, RouteDecision, float | None], None]) -> None:
+        """Who carries out loads ahead of requests: `load(id, decision, keep_alive_s)`; each ends in
+        `finished(id)`.
+        """
         self._load = load
 
     def ask_idle_with(self, settings: CanarySettings, ask: Callable[[Canary], None]) -> None:
@@ -69,7 +72,8 @@ class Dispatcher:
         self._settle(self._scheduler.on_fleet(self._fleet, tick_s))
         if self._load is not None:
             for grant in self._scheduler.place(self._fleet, tick_s):
-                self._load(grant.request_id, grant.decision.candidates[0].replica)
+                run = self._scheduler.load.running[grant.request_id]
+                self._load(grant.request_id, grant.decision, run.request.keep_alive_s)
         if self._ask is not None:
             for canary in self._canaries.plan(self._fleet, tick_s, now_s()):
                 self._ask(canary)
@@ -83,6 +87,14 @@ class Dispatcher:
     def drain(self) -> None:
         """Refuse what waits: the router is about to end."""
         self._settle(self._scheduler.on_drain(self._fleet))
+
+    def pin(self, pins: tuple[Pin, ...]) -> None:
+        """Keep these models loaded from now on, and no others."""
+        self._scheduler.pin(pins)
+
+    def pinned(self) -> tuple[Pinned, ...]:
+        """How the pins stand."""
+        return self._scheduler.pinned()
 
     def queue(self) -> QueueView:
         """Who waits and who runs, per node and model, now."""

@@ -10,12 +10,14 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from ollama_herd.clock import monotonic_s
+from ollama_herd.core.node import Endpoint as EngineAddress
 from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.retry import failing_status, may_retry
 from ollama_herd.core.routing import Candidate, RouteDecision
 from ollama_herd.router.attempt import Call, prepare_call
 from ollama_herd.router.connection import EngineConnection, UpstreamFailed
 from ollama_herd.router.exchange import Exchange, Failed, held_answer
+from ollama_herd.router.unload import make_room
 from ollama_herd.tasks import spawn
 
 LOOK_AGAIN_S = 1.0
@@ -105,7 +107,15 @@ class _Race:
         younger = Contender(lease, decision, candidate, call, journal.since_ms())
         self._patient_until_s = monotonic_s() + exchange.first_byte_patience_s(lease)
         address = candidate.replica.endpoint
-        self._start(younger, call.send(parts.upstream, address))
+        self._start(younger, self._sent(decision, call, address))
+
+    async def _sent(
+        self, decision: RouteDecision, call: Call, address: EngineAddress
+    ) -> EngineConnection:
+        upstream = self._exchange.parts.upstream
+        if decision.evicts:
+            await make_room(upstream, decision.evicts)
+        return await call.send(upstream, address)
 
     async def _has_answered(self, task: asyncio.Task[Sent], contender: Contender) -> bool:
         """Whether this try won; one that failed is out of the race."""

@@ -15,6 +15,7 @@ from ollama_herd.config import RouterSettings
 from ollama_herd.core.access import Access
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Node
+from ollama_herd.core.pins import Pin
 from ollama_herd.core.predict import Predictor, PredictorState
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.access import AccessStore
@@ -38,6 +39,7 @@ CLOSE_S = 2.0
 """Time for the last traces to reach the disk at the end."""
 
 _PREDICTOR = "predictor"
+_PINS = "pins"
 
 
 class Memory:
@@ -60,6 +62,7 @@ class Memory:
         self._failing = ""
         self.nodes: Sequence[Node] = ()
         self.learned = PredictorState()
+        self.pins: tuple[Pin, ...] = ()
 
     def load(self) -> None:
         """Read everything. Blocks: call it in a worker thread."""
@@ -68,6 +71,9 @@ class Memory:
             body = self._fleet_store.load_learned(_PREDICTOR)
             if body is not None:
                 self.learned = msgspec.json.decode(body, type=PredictorState)
+            pins = self._fleet_store.load_learned(_PINS)
+            if pins is not None:
+                self.pins = msgspec.json.decode(pins, type=tuple[Pin, ...])
         except StoreError as error:
             self._tell(str(error))
         except msgspec.MsgspecError as error:
@@ -124,6 +130,12 @@ class Memory:
         if access != self._access and self._take_access is not None:
             self._access = access
             self._take_access(access)
+
+    async def keep_pins(self, pins: tuple[Pin, ...]) -> bool:
+        """Remember these pins; False when the database cannot, and they hold until a restart."""
+        self.pins = pins
+        body = msgspec.json.encode(pins)
+        return await self._written(lambda: self._fleet_store.save_learned(_PINS, body))
 
     def keep_fleet(self, fleet: Fleet) -> None:
         """Remember this fleet; written with the next save."""

@@ -1,15 +1,20 @@
 """Loads ahead of requests: an empty prompt to an engine that has the model on its disk.
 
-Never a download, and no keep-alive of ours: the engine unloads the model by its own rule.
+Never a download, and no keep-alive of ours but for pinned models: the engine unloads a model by its
+own rule.
 """
+
+from math import inf
 
 import msgspec
 import structlog
 
 from ollama_herd.core.node import Replica
 from ollama_herd.core.request import OutcomeKind
+from ollama_herd.core.routing import RouteDecision
 from ollama_herd.router.asking import ask
 from ollama_herd.router.dispatcher import Dispatcher
+from ollama_herd.router.unload import make_room
 from ollama_herd.router.upstream import Upstream, UpstreamFailed
 from ollama_herd.tasks import spawn
 
@@ -26,24 +31,34 @@ class Preloads:
         self._upstream = upstream
         self._dispatcher = dispatcher
 
-    def start(self, request_id: str, replica: Replica) -> None:
+    def start(self, request_id: str, decision: RouteDecision, keep_alive_s: float | None) -> None:
         """Begin a planned load; its slot is given back when it ends, however."""
-        spawn(self._load(request_id, replica), name=f"preload {request_id}")
+        spawn(self._load(request_id, decision, keep_alive_s), name=f"preload {request_id}")
 
-    async def _load(self, request_id: str, replica: Replica) -> None:
+    async def _load(
+        self, request_id: str, decision: RouteDecision, keep_alive_s: float | None
+    ) -> None:
         outcome = OutcomeKind.CANCELLED
         try:
-            outcome = await self._ask(replica)
+            if decision.evicts:
+                await make_room(self._upstream, decision.evicts)
+            outcome = await self._ask(decision.candidates[0].replica, keep_alive_s)
         finally:
             self._dispatcher.finished(request_id, outcome, None)
 
-    async def _ask(self, replica: Replica) -> OutcomeKind:
-        facts = {"model": replica.model.name, "node_id": replica.node_id}
-        body = msgspec.json.encode({"model": replica.model.name, "stream": False})
-        address, path = replica.endpoint, b"/api/generate"
+    async def _ask(self, replica: Replica, keep_alive_s: float | None) -> OutcomeKind:
+        model = replica.model
+        facts = {"model": model.name, "node_id": replica.node_id}
+        fields: dict[str, object] = {"model": model.name, "stream": False}
+        path = b"/api/generate"
+        if model.capabilities == ("embedding",):
+            path, fields = b"/api/embed", {"model": model.name, "input": ""}
+        if keep_alive_s is not None:
+            fields["keep_alive"] = -1 if keep_alive_s == inf else int(keep_alive_s)
+        body = msgspec.json.encode(fields)
         try:
             answer = await ask(
-                self._upstream, address, b"POST", path, body, timeout_s=LOAD_TIMEOUT_S
+                self._upstream, replica.endpoint, b"POST", path, body, timeout_s=LOAD_TIMEOUT_S
             )
         except UpstreamFailed as failure:
             _log.warning("model not loaded ahead", **facts, reason=failure.detail)
@@ -51,5 +66,10 @@ class Preloads:
         if answer.status != 200:
             _log.warning("model not loaded ahead", **facts, reason=answer.error)
             return OutcomeKind.CLIENT_ERROR
-        _log.info("model loaded ahead of requests", **facts)
+        done = (
+            "model kept loaded, as pinned"
+            if keep_alive_s == inf
+            else "model loaded ahead of requests"
+        )
+        _log.info(done, **facts)
         return OutcomeKind.COMPLETED

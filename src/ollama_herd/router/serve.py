@@ -36,7 +36,7 @@ from ollama_herd.router.exchange import (
 )
 from ollama_herd.router.hedge import Contender, race
 from ollama_herd.router.reply import Reply, answer
-from ollama_herd.router.unload import unload
+from ollama_herd.router.unload import make_room, unload
 from ollama_herd.router.wire import RequestHead
 
 __all__ = ["Parts", "serve"]
@@ -190,6 +190,8 @@ async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequ
     while True:
         candidate = _winner(decision)
         journal.begin(decision, candidate)
+        if decision.evicts:
+            await make_room(parts.upstream, decision.evicts)
         call = prepare_call(exchange.endpoint, exchange.head, parsed, candidate)
         if isinstance(call, LocalAnswer):
             _answer_locally(exchange, call)
@@ -366,4 +368,5 @@ def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
         is_load_only=parsed.is_load_only,
         prefix=parsed.prefix,
         work=parsed.work,
+        keep_alive_s=parsed.keep_alive_s,
     )

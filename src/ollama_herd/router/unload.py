@@ -1,12 +1,13 @@
-"""Unloading a model: everywhere at once, past the queues, with the answer of one Ollama."""
+"""Unloading: a model everywhere at once for a client, or what has to go for another to load."""
 
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from ollama_herd.core.node import EngineKind, Replica
-from ollama_herd.router.asking import EngineAnswer, ask
+from ollama_herd.router.asking import PLAIN_HEADERS, EngineAnswer, ask
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.upstream import Upstream, UpstreamFailed
 
@@ -39,6 +40,25 @@ async def unload(
     done = [(answer, node_id) for answer, node_id in given if answer.status == 200]
     chosen = done or given[:1]
     return chosen[0][0], [node_id for _, node_id in chosen]
+
+
+async def make_room(upstream: Upstream, victims: Sequence[Replica]) -> None:
+    """Unload these before a request is sent that needs their room; where that fails, the engine
+    chooses for itself.
+    """
+    path = b"/api/generate"
+    await asyncio.gather(
+        *(
+            _unload_one(upstream, victim, path, PLAIN_HEADERS, _nothing_kept(victim))
+            for victim in victims
+        )
+    )
+    for victim in victims:
+        _log.info("model unloaded for another", model=victim.model.name, node_id=victim.node_id)
+
+
+def _nothing_kept(victim: Replica) -> bytes:
+    return msgspec.json.encode({"model": victim.model.name, "keep_alive": 0})
 
 
 async def _unload_one(

@@ -106,6 +106,12 @@ class Engine:
             self._serve_pending()
         self._set_rates()
 
+    def unload(self, model: str) -> None:
+        """A request with keep-alive 0: an idle model goes at once."""
+        runner = self.runners.get(model)
+        if runner is not None and runner.is_idle:
+            del self.runners[model]
+
     def crash(self) -> list[Job]:
         """The machine is gone with all it held; its jobs."""
         lost = [job for r in self.runners.values() for job in (*r.active, *r.waiting)]

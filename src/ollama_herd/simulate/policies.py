@@ -37,7 +37,13 @@ class Preload(NamedTuple):
     replica: Replica
 
 
-Action = Send | Drop | Preload
+class Unload(NamedTuple):
+    """A model is unloaded to make room."""
+
+    replica: Replica
+
+
+Action = Send | Drop | Preload | Unload
 
 
 class Policy(Protocol):
@@ -104,6 +110,7 @@ class Herd:
             request = self.scheduler.load.running[grant.request_id].request
             winner = grant.decision.winner
             if winner is not None:
+                actions += map(Unload, grant.decision.evicts)
                 actions.append(Preload(request, winner.replica))
         return actions
 
@@ -121,6 +128,7 @@ def _actions(effects: Sequence[object]) -> list[Action]:
             winner = effect.decision.winner
             if winner is None:
                 raise AssertionError("a grant always has a winner")
+            made += map(Unload, effect.decision.evicts)
             made.append(Send(effect.request_id, winner.replica))
         elif isinstance(effect, Refuse):
             made.append(Drop(effect.request_id))

@@ -16,7 +16,7 @@ from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind
 from ollama_herd.simulate.engine import Engine, Job
 from ollama_herd.simulate.machines import MODELS, Machine, Truth, fits
-from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send
+from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send, Unload
 from ollama_herd.simulate.workloads import Conversation, Turn
 
 TICK_S = 1.0
@@ -213,6 +213,9 @@ class World:
                     self._failed += 1
                 case Preload():
                     self._preload(action)
+                case Unload():
+                    name = action.replica.model.name
+                    self._on_engine(action.replica.node_id, lambda e, n=name: e.unload(n))  # type: ignore[misc]
 
     def _preload(self, action: Preload) -> None:
         job = Job(action.request, action.request.model, 1, 0, 0, self.now_s)
