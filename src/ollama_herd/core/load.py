@@ -92,6 +92,8 @@ class Load:
             self.replicas[key] = load
             machine.replicas[key] = load
             self.by_runner.setdefault(replica.runner, []).append(load)
+            if load.engine.out_since_s is not None:
+                self.barred.add(key)  # the engine refused a connection before this was asked for
             self._reported(load, replica)
         return load
 
