@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Herd, free_port
+from tests.e2e.processes import Herd, Node, free_port
+from tests.fakes.manage import ManagedOllama
+from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.state import Fault
 from tests.web import browser
@@ -54,6 +56,27 @@ def pair(herd: Herd) -> Iterator[tuple[Heartbeats, list[FakeOllama]]]:
 def test_reader(herd: Herd, name: str) -> None:
     status, said = browser.run(name, url(herd))
     assert status == 0, said
+
+
+def test_models_are_pulled_and_deleted(tmp_path: Path) -> None:
+    """With a typed confirmation, and nothing without it."""
+    new = [model("qwen3:1.7b", size_bytes=4000)]
+    first = ManagedOllama([model("llama3.2")], registry=new)
+    second = ManagedOllama([model("llama3.2")], registry=new)
+    with (
+        first.in_thread(),
+        second.in_thread(),
+        Herd(tmp_path).ready() as herd,
+        Node(tmp_path, "studio", url(herd), [first.url]),
+        Node(tmp_path, "laptop", url(herd), [second.url]),
+    ):
+        herd.wait_node("studio", "online")
+        herd.wait_node("laptop", "online")
+        herd.wait_models("llama3.2:latest")
+        status, said = browser.run("models", url(herd))
+    assert status == 0, said
+    assert first.calls["pull done"] >= 1
+    assert "qwen3:1.7b" not in {*first.models, *second.models}
 
 
 def test_fleet_is_live(tmp_path: Path) -> None:

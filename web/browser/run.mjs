@@ -4,7 +4,11 @@ import { inBrowser } from "./open.mjs";
 import { scenarios } from "./scenarios.mjs";
 
 const [, , name, url] = process.argv;
-const EXPECTED = { reconnect: /Failed to load resource|ERR_/, requests: /400 \(Bad Request\)/ };
+const EXPECTED = {
+  models: /\((4|5)\d\d /,
+  reconnect: /Failed to load resource|ERR_/,
+  requests: /400 \(Bad Request\)/,
+};
 const trouble = [];
 
 await inBrowser(async (context) => {

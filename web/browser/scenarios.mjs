@@ -126,6 +126,54 @@ async function playground(context, url) {
   await page.locator(".turn.assistant").nth(1).locator("text=first token").waitFor();
 }
 
+async function models(context, url) {
+  const page = await open(context, url, "models");
+  await page.locator("td.name", { hasText: "llama3.2" }).first().waitFor();
+
+  // Pull, with the keyboard alone: open, name it, choose a node, confirm.
+  await page.locator("text=Pull a model…").focus();
+  await page.keyboard.press("Enter");
+  const dialog = page.locator("dialog[open]");
+  await dialog.waitFor();
+  assert.equal(await dialog.locator("button[type=submit]").isDisabled(), true);
+  await page.keyboard.type("qwen3:1.7b");
+  await dialog.locator("label", { hasText: "studio" }).locator("input").focus();
+  await page.keyboard.press("Space");
+  await dialog.locator("button[type=submit]").focus();
+  await page.keyboard.press("Enter");
+  await dialog.waitFor({ state: "detached" });
+  const pull = page.locator("[data-job=pull]");
+  await pull.locator("text=done").waitFor();
+  assert.match(await pull.innerText(), /studio/);
+  await pull.locator("text=Dismiss").click();
+  await page.locator("td.name", { hasText: "qwen3:1.7b" }).waitFor();
+
+  // A pull that cannot be done says why.
+  await page.click("text=Pull a model…");
+  await page.keyboard.type("nowhere:1b");
+  await page.keyboard.press("Enter");
+  await page.locator("[data-job=pull] .bad").waitFor();
+  await page.locator("[data-job=pull]").locator("text=Dismiss").click();
+
+  // Escape leaves everything as it was.
+  await page.locator("tr.open-able", { hasText: "qwen3:1.7b" }).click();
+  await page.click("text=Delete…");
+  await dialog.waitFor();
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "detached" });
+
+  // Deleting needs the name typed again; another name does not do.
+  await page.click("text=Delete…");
+  await page.keyboard.type("qwen3:8b");
+  assert.equal(await dialog.locator("button[type=submit]").isDisabled(), true);
+  await dialog.locator("input[type=text]").fill("qwen3:1.7b");
+  await page.keyboard.press("Enter");
+  await page.locator("[data-job=delete]").locator("text=deleted").waitFor();
+  await page
+    .locator("tr.open-able", { hasText: "qwen3:1.7b" })
+    .waitFor({ state: "detached", timeout: 10_000 });
+}
+
 async function hostile(context, url) {
   for (const size of [
     [1440, 900],
@@ -226,6 +274,7 @@ export const scenarios = {
   requests,
   others,
   playground,
+  models,
   hostile,
   phone,
   large,

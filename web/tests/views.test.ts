@@ -1,12 +1,49 @@
 import { describe, expect, it } from "vitest";
 import { Lines } from "../src/lib/chat";
 import { modelRows, runningOn, loads, tagged } from "../src/lib/fleet";
+import { after, begun, failed, sum, TextLines } from "../src/lib/pull";
 import { stateOf } from "../src/lib/live";
 import { readRoute, writeRoute } from "../src/lib/route";
 import { reach, terms } from "../src/lib/signals";
 import { series, sums } from "../src/lib/trends";
 import type { TraceView } from "../src/lib/types";
 import { lanes, marks } from "../src/lib/waterfall";
+
+describe("progress of a pull", () => {
+  const line = (value: object) => JSON.stringify(value);
+
+  it("adds up the layers that were named", () => {
+    let part = begun("studio");
+    for (const one of [
+      { status: "pulling manifest" },
+      { status: "pulling a", digest: "sha256:a", total: 100 },
+      { status: "pulling a", digest: "sha256:a", total: 100, completed: 40 },
+      { status: "pulling b", digest: "sha256:b", total: 10, completed: 10 },
+    ]) {
+      part = after(part, line(one));
+    }
+    expect(part.layers.length).toBe(2);
+    expect(sum(part)).toEqual({ completed: 50, total: 110 });
+    expect(part.state).toBe("running");
+    expect(after(part, line({ status: "success" })).state).toBe("done");
+    expect(after(part, line({ error: "no such model" })).error).toBe("no such model");
+    expect(failed(part, "gone").state).toBe("failed");
+  });
+
+  it("is not led astray by what is no line of it", () => {
+    const part = begun("");
+    for (const text of ["null", "[]", "3", '"x"', "{", '{"digest":7,"total":"x"}']) {
+      expect(after(part, text).layers).toEqual([]);
+      expect(after(part, text).state).toBe("running");
+    }
+  });
+
+  it("comes in lines that are cut anywhere", () => {
+    const lines = new TextLines();
+    expect(lines.feed('{"a"')).toEqual([]);
+    expect(lines.feed(":1}\n\n{}\n{")).toEqual(['{"a":1}', "{}"]);
+  });
+});
 
 describe("routes", () => {
   const pages = ["fleet", "requests"];
