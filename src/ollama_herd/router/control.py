@@ -29,6 +29,7 @@ from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import SESSION_S
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
+from ollama_herd.router.openapi import add_openapi
 from ollama_herd.router.records import HealthRecords, StoreRecords
 from ollama_herd.router.registry import Registry, ReportRefused
 from ollama_herd.router.serve import Parts
@@ -96,6 +97,7 @@ def control_app(
         health=HealthRecords(watch),
         login=Login(parts.keys.log_in, SESSION_S),
     )
+    add_openapi(app)
     return app
 
 

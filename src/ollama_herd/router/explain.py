@@ -6,7 +6,7 @@ from ollama_herd.clock import monotonic_s
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
 
-_LARGEST = 10_000_000
+LARGEST = 10_000_000
 _NUMBERS = ("prompt_tokens", "max_tokens", "num_ctx")
 
 
@@ -27,8 +27,8 @@ def asked(query: Mapping[str, str]) -> InferenceRequest:
         text = query.get(name)
         if text is None:
             continue
-        if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) <= _LARGEST):
-            raise BadQuestion(f"{name} must be a whole number up to {_LARGEST}")
+        if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) <= LARGEST):
+            raise BadQuestion(f"{name} must be a whole number up to {LARGEST}")
         numbers[name] = int(text)
     return InferenceRequest(
         request_id="explain",
