@@ -57,6 +57,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def rig(standing: Rig) -> Iterator[Rig]:
     for server in (*standing.painters, standing.ear):
         server.delay_s, server.status, server.picture = 0.0, 200, png
+        server.breaks_off = False
         server.pictures.clear()
         server.heard.clear()
         server.most_running = server.cancelled = 0
@@ -197,6 +198,17 @@ def test_another_format_passes(rig: Rig) -> None:
     answer = say(rig, "/v1/audio/translations", sent)
     assert (answer.status, answer.body) == (200, b"100 bytes of speech.wav\n")
     assert rig.ear.heard[0].path == "/v1/audio/translations"
+
+
+def test_a_transcript_as_a_stream(rig: Rig) -> None:
+    sent = form({"model": LISTENER, "stream": "true"}, b"x" * 100)
+    answer = say(rig, "/v1/audio/transcriptions", sent)
+    assert answer.header("Content-Type") == "text/event-stream"
+    assert b"transcript.text.done" in answer.body
+    assert b"error" not in answer.body
+    rig.ear.breaks_off = True
+    answer = say(rig, "/v1/audio/transcriptions", sent)
+    assert b"the answer broke off on node 'a'" in answer.body
 
 
 def test_our_own_path_takes_the_field_audio(rig: Rig) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import struct
 import threading
 import zlib
@@ -51,6 +52,7 @@ class FakeMedia:
         self.models = models
         self.delay_s = 0.0
         self.status = 200
+        self.breaks_off = False
         self.picture = png
         self.pictures: list[dict[str, Any]] = []
         self.heard: list[Heard] = []
@@ -136,7 +138,7 @@ class FakeMedia:
             items = [{"b64_json": encoded} for _ in range(asked.get("n", 1))]
             return web.json_response({"created": 1700000000, "data": items})
 
-    async def _listen(self, request: web.Request) -> web.Response:
+    async def _listen(self, request: web.Request) -> web.StreamResponse:
         heard = Heard(request.path)
         digest = hashlib.sha256()
         async for part in await request.multipart():
@@ -153,9 +155,23 @@ class FakeMedia:
             if self.status != 200:
                 return self._refusal()
             text = f"{heard.size} bytes of {heard.filename}"
+            if heard.fields.get("stream") == "true":
+                return await self._say(request, text)
             if heard.fields.get("response_format") in ("text", "srt", "vtt"):
                 return web.Response(text=f"{text}\n")
             return web.json_response({"text": text})
+
+    async def _say(self, request: web.Request, text: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in text.split():
+            event = {"type": "transcript.text.delta", "delta": f"{word} "}
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        if not self.breaks_off:
+            event = {"type": "transcript.text.done", "text": text}
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write_eof()
+        return response
 
     def _refusal(self) -> web.Response:
         error = {"message": "the fake refuses", "type": "fake", "param": None, "code": None}

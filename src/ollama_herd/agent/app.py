@@ -27,9 +27,11 @@ from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
 from ollama_herd.agent.report import About, Sections
 from ollama_herd.agent.reporter import FixedRouter, Reporter, Routers
+from ollama_herd.agent.services.listener import Listener
 from ollama_herd.agent.services.local import LocalService, Services
 from ollama_herd.agent.services.painter import Painter, own_environment
 from ollama_herd.agent.services.pictures import PictureSkill
+from ollama_herd.agent.services.speech import SpeechSkill
 from ollama_herd.clock import now_s
 from ollama_herd.config import NodeSettings
 from ollama_herd.core.node import EngineKind
@@ -177,8 +179,12 @@ def distinct(urls: Iterable[str]) -> list[EngineAddress]:
 
 def local_services(settings: NodeSettings, around: Surroundings) -> list[LocalService]:
     """What this machine may do beside its engines; what is not installed stays silent."""
-    painter = Painter(settings.home, settings.service_timeout_s, own_environment())
-    return [LocalService(PictureSkill(painter), around.say, around.changed)]
+    environment, within_s = own_environment(), settings.service_timeout_s
+    skills = (
+        PictureSkill(Painter(settings.home, within_s, environment)),
+        SpeechSkill(Listener(within_s, environment), settings.home),
+    )
+    return [LocalService(skill, around.say, around.changed) for skill in skills]
 
 
 def media_servers(settings: NodeSettings) -> list[tuple[EngineAddress, Purpose]]:

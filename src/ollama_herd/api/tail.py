@@ -7,14 +7,14 @@ one only keys are looked for, whose quotes a JSON string would hold escaped.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.known_end import read_end
-from ollama_herd.core.request import Dialect, Usage
+from ollama_herd.core.request import Dialect, Kind, Usage
 
 TAIL_BYTES = 8192
 """What a caller should keep: the stats of every dialect fit in many times. A last line that is
@@ -62,11 +62,15 @@ def read_any_tail(tail: bytes, endpoint: Endpoint, status: int, *, is_stream: bo
         return Tail(complete=True, usage=_usage_of(tail.strip()))
     if endpoint.dialect is Dialect.OLLAMA:
         return _read_lines(tail)
+    return _reader(endpoint)(_events(tail))
+
+
+def _reader(endpoint: Endpoint) -> "Callable[[Iterator[_Event]], Tail]":
     if endpoint.path == "/v1/responses":
-        return _read_responses(_events(tail))
-    if endpoint.dialect is Dialect.ANTHROPIC:
-        return _read_messages(_events(tail))
-    return _read_chunks(_events(tail))
+        return _read_responses
+    if endpoint.kind is Kind.SPEECH:
+        return _read_transcript
+    return _read_messages if endpoint.dialect is Dialect.ANTHROPIC else _read_chunks
 
 
 # --- Ollama: lines -----------------------------------------------------------------------------
@@ -206,6 +210,23 @@ def _read_responses(events: Iterator[_Event]) -> Tail:
 _RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _RESPONSE_END = re.compile(rb'"type":\s*"response\.(?:completed|incomplete|failed)"')
 _RESPONSE_USAGE = re.compile(rb'"usage":\s*\{[^{}"]*"input_tokens"')
+
+
+def _read_transcript(events: Iterator[_Event]) -> Tail:
+    """/v1/audio/transcriptions as a stream: `transcript.text.done`, or `[DONE]` of engines that end
+    their other streams so.
+    """
+    last = next(events, _NOTHING)
+    if last.data == b"[DONE]":
+        return Tail(complete=True)
+    if last.value is None:
+        # Its text may be longer than the tail.
+        return Tail(complete=last.data.endswith(b"}") and _TRANSCRIPT_END in last.data)
+    error = _error_text(last.value)
+    return Tail(complete=last.value.get("type") == "transcript.text.done", error=error)
+
+
+_TRANSCRIPT_END = b"transcript.text.done"
 
 
 def _read_messages(events: Iterator[_Event]) -> Tail:
