@@ -2,8 +2,10 @@
 
 import pytest
 
-from ollama_herd.core.node import Model, NodeReport
+from ollama_herd.api.joining import JoinMode
+from ollama_herd.core.node import Model, NodeReport, ReportReply
 from ollama_herd.core.relisting import HOLD_S
+from ollama_herd.router.admission import Admission, claim_of
 from ollama_herd.router.registry import Registry
 from tests.core.fleets import engine, report
 
@@ -26,9 +28,21 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def registry(time: Time) -> Registry:
-    registry = Registry(2.0, lambda _node_id, _key: True)
-    registry.report(told([TINY], seq=1), "10.0.0.1", "key")
+    registry = Registry(
+        2.0,
+        Admission(
+            JoinMode.AUTO,
+            is_bound=lambda _node_id: True,
+            bind=lambda _node_id, _key: True,
+            max_nodes=10,
+        ),
+    )
+    heard(registry, told([TINY], seq=1))
     return registry
+
+
+def heard(registry: Registry, said: NodeReport) -> ReportReply:
+    return registry.report(said, claim_of(said, "10.0.0.1", "key"))
 
 
 def told(models, seq) -> NodeReport:
@@ -42,17 +56,17 @@ def names(registry: Registry) -> set[str]:
 def test_it_is_shown_at_once_and_stays(registry: Registry) -> None:
     registry.relisted("a", "ollama-11434", [TINY, COPY])
     assert names(registry) == {"tiny:latest", "copy:latest"}
-    reply = registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    reply = heard(registry, told([TINY], seq=2))
     assert not reply.resend
     assert names(registry) == {"tiny:latest", "copy:latest"}
-    registry.report(told([TINY, COPY], seq=3), "10.0.0.1", "key")
-    registry.report(told([TINY], seq=4), "10.0.0.1", "key")
+    heard(registry, told([TINY, COPY], seq=3))
+    heard(registry, told([TINY], seq=4))
     assert names(registry) == {"tiny:latest"}
 
 
 def test_a_deleted_model_is_not_offered(registry: Registry) -> None:
     registry.relisted("a", "ollama-11434", [])
-    registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    heard(registry, told([TINY], seq=2))
     assert names(registry) == set()
 
 
@@ -60,10 +74,10 @@ def test_after_a_while_the_agent_is_asked_for_everything(registry: Registry, tim
     """It may have had nothing new to tell: what was changed was changed back behind us."""
     registry.relisted("a", "ollama-11434", [TINY, COPY])
     time.now_s += HOLD_S + 1
-    reply = registry.report(told([TINY], seq=2), "10.0.0.1", "key")
+    reply = heard(registry, told([TINY], seq=2))
     assert reply.resend
     assert names(registry) == {"tiny:latest"}
-    assert not registry.report(told([TINY], seq=3), "10.0.0.1", "key").resend
+    assert not heard(registry, told([TINY], seq=3)).resend
 
 
 def test_unknown_nodes_and_engines_change_nothing(registry: Registry) -> None:

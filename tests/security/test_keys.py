@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ollama_herd import logs
 from ollama_herd.api.access import needed_scope, shown_key
-from ollama_herd.api.endpoints import INFERENCE
+from ollama_herd.api.endpoints import INFERENCE, MEDIA
 from ollama_herd.cli.commands import app
 from ollama_herd.core.access import ApiKey, Scope
 from ollama_herd.router.keys import KeyRing
@@ -29,11 +29,12 @@ DIALECTS = ("/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages"
 ASK = {**CHAT, "prompt": "Say hi", "max_tokens": 5}
 
 
-def cli(home: Path, *words: str, code: int = 0) -> str:
-    """`herd keys …` on this home; what it printed."""
+def cli(home: Path | None, *words: str, code: int = 0, group: str = "keys") -> str:
+    """`herd keys …` on this home, or `herd GROUP …`; what it printed."""
+    options = [] if home is None else ["--home", str(home)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "setup", lambda _level: None)  # the log is this process's own
-        done = CliRunner().invoke(app, ["keys", *words, "--home", str(home)])
+        done = CliRunner().invoke(app, [group, *words, *options])
     assert done.exit_code == code, done.output
     return done.stdout if not code else done.output
 
@@ -174,7 +175,7 @@ def test_every_route_but_few_needs_a_key(locked: Locked) -> None:
 
 
 def test_inference_needs_the_least() -> None:
-    for path in INFERENCE:
+    for path in (*INFERENCE, *MEDIA):
         assert needed_scope("POST", path.decode()) is Scope.INFERENCE
     assert needed_scope("DELETE", "/api/delete") is Scope.MANAGE
     assert needed_scope("POST", "/api/anything/new") is Scope.MANAGE

@@ -108,6 +108,7 @@ class _Agent:
                 relay_key=relay_key,
             ),
             self._identity.node_key,
+            join_key=self._settings.join_key,
             routers=routers or await self._routers(stack),
             session=session,
             sections=self._sections,

@@ -74,6 +74,7 @@ class Reporter:
         about: About,
         node_key: str,
         *,
+        join_key: str = "",
         routers: Routers,
         session: aiohttp.ClientSession,
         sections: Callable[[], Sections],
@@ -85,6 +86,8 @@ class Reporter:
             "Authorization": f"Bearer {node_key}",
             "Content-Type": "application/json",
         }
+        if join_key:
+            self._headers["X-Herd-Join"] = join_key
         self._routers = routers
         self._session = session
         self._sections = sections

@@ -24,7 +24,10 @@ _OPEN = frozenset(
 
 _INFERENCE = frozenset(
     f"/api/{name}"
-    for name in ("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "status", "me")
+    for name in (
+        *("chat", "generate", "embed", "embeddings", "generate-image", "transcribe"),
+        *("tags", "ps", "show", "status", "me"),
+    )
 )
 
 
@@ -76,6 +79,13 @@ NO_KEY = ApiError(
     "this herd asks for an API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'; "
     "its owner makes one with 'herd keys create'",
     "no_key",
+)
+
+OWNER_ONLY = ApiError(
+    403,
+    "nodes and settings are changed from the router's own machine (127.0.0.1), or with an API key "
+    "of the scope admin: 'herd keys create NAME --scope admin'",
+    "owner_only",
 )
 
 UNKNOWN_KEY = ApiError(

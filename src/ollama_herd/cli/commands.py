@@ -58,6 +58,7 @@ def herd(
     host: Annotated[str | None, _option("host", "ADDRESS")] = None,
     port: Annotated[str | None, _option("port", "PORT")] = None,
     home: Annotated[str | None, _option("home", "FOLDER")] = None,
+    join: Annotated[str | None, _option("join", "auto|key|approve")] = None,
     no_mdns: Annotated[
         bool,
         typer.Option("--no-mdns", metavar="", help="do not announce the router (HERD_MDNS=false)"),
@@ -72,6 +73,7 @@ def herd(
         "host": host,
         "port": port,
         "home": home,
+        "join": join,
         "mdns": False if no_mdns else None,
         "log_level": log_level,
     }

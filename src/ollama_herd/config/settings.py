@@ -231,6 +231,11 @@ class RouterSettings(Settings):
         default=(),
         description="further origins whose pages may use the herd: https://app.example.com, or *",
     )
+    join: Annotated[Literal["auto", "key", "approve"], BeforeValidator(_lower)] = Field(
+        default="auto",
+        description="how machines join: all of private networks, with a join key, or once approved",
+    )
+    max_nodes: Count = Field(default=1000, description="nodes that may join")
     mdns: bool = Field(default=True, description="announce the router on the local network")
     heartbeat_s: Seconds = Field(default=2.0, description="seconds between two reports of a node")
     data_plane: Literal["raw", "aiohttp"] = Field(
@@ -349,6 +354,11 @@ class NodeSettings(Settings):
     )
     name: Annotated[str, Field(max_length=100)] = Field(
         default="", description="name of this node; the host name when not given"
+    )
+    join_key: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e]*$")] = Field(
+        default="",
+        repr=False,  # a secret
+        description="what a router with --join key asks for, once: printed by 'herd nodes join'",
     )
     relay_port: Port = Field(
         default=RELAY_PORT,

@@ -67,7 +67,6 @@ class NodeRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the owner decided about a node. `name` is shown in place of its own, "" for that."""
 
     node_id: str
-    is_approved: bool = False
     is_banned: bool = False
     name: str = ""
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ollama_herd import __version__
 from ollama_herd.api.errors import ApiError
+from ollama_herd.api.joining import JoinMode
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import RouterSettings
 from ollama_herd.core.access import Access
@@ -23,10 +24,12 @@ from ollama_herd.core.predict import Predictor
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.core.trace import Trace
+from ollama_herd.router.admission import Admission
 from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
+from ollama_herd.router.joining import add_joining_routes
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.listening import Listening, listen
@@ -73,8 +76,9 @@ class Herd:
 
     def __init__(self, settings: RouterSettings, memory: Memory) -> None:
         self._settings = settings
+        self.admission = _admission(settings, memory)
         self.registry = Registry(
-            settings.heartbeat_s, memory.bind, cloud_models=settings.cloud_models
+            settings.heartbeat_s, self.admission, cloud_models=settings.cloud_models
         )
         self._predictor = Predictor()
         memory.teach(self._predictor)
@@ -127,6 +131,7 @@ class Herd:
             self.dispatcher, lambda: self.registry.fleet, memory.pins, memory.keep_pins
         )
         pins.add_routes(app)
+        add_joining_routes(app, self.registry, memory.keep_rule)
         self._runner = _runner(app, settings)
         self._parts = parts
         self._door: Door | None = None
@@ -213,6 +218,7 @@ class Herd:
             self.keys.close()
         else:
             self.keys.replace(access.api_keys)
+            self.admission.take(access.join_keys, access.nodes)
 
     def _may_enter(self, headers: Headers, client: str) -> Headers | ApiError:
         """What the request path will ask, before a long body is read."""
@@ -248,6 +254,15 @@ def _queue(settings: RouterSettings) -> QueueSettings:
         timeout_s=settings.queue_timeout_s,
         probe_slots=True,
         placement=settings.placement,
+    )
+
+
+def _admission(settings: RouterSettings, memory: Memory) -> Admission:
+    return Admission(
+        JoinMode(settings.join),
+        is_bound=memory.is_bound,
+        bind=memory.bind,
+        max_nodes=settings.max_nodes,
     )
 
 

@@ -20,6 +20,7 @@ from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect
 from ollama_herd.dashboard import routes as dashboard
 from ollama_herd.dashboard.login import Login
+from ollama_herd.router.admission import ReportRefused, claim_of
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
@@ -31,7 +32,7 @@ from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.routes import add_model_routes
 from ollama_herd.router.openapi import add_openapi
 from ollama_herd.router.records import HealthRecords, StoreRecords
-from ollama_herd.router.registry import Registry, ReportRefused
+from ollama_herd.router.registry import Registry
 from ollama_herd.router.serve import Parts
 from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
 from ollama_herd.router.watch import Watch
@@ -134,7 +135,7 @@ class _Metrics:
                 queue=self._dispatcher.queue(),
                 health=self._watch.health,
                 traces=None if store is None else store.health(),
-                refused_reports=self._registry.refused_reports,
+                refused_reports=self._registry.admission.refused.total(),
                 dashboards=self._feed.subscribers,
                 totals=await asyncio.to_thread(self._watch.totals),
             )
@@ -198,13 +199,15 @@ class _Answers:
         return _json(msgspec.json.encode(self._dispatcher.explain(question)))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        key = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        headers = request.headers
+        key = headers.get("Authorization", "").removeprefix("Bearer ").strip()
         if not key:
             return _refused(401, "a report needs the node's key: Authorization: Bearer <node_key>")
         try:
             body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
             report = _report_decoder.decode(body)
-            reply = self._registry.report(report, request.remote or "", key)
+            claim = claim_of(report, request.remote or "", key, headers.get("X-Herd-Join", ""))
+            reply = self._registry.report(report, claim)
         except BodyRefused as refused:
             if refused.error.status != 413:
                 raise

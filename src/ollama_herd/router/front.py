@@ -4,7 +4,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ollama_herd.api.access import needed_scope
+from ollama_herd.api.access import OWNER_ONLY, needed_scope
 from ollama_herd.api.endpoints import dialect_of
 from ollama_herd.api.errors import (
     FOREIGN_ORIGIN,
@@ -14,9 +14,10 @@ from ollama_herd.api.errors import (
     render,
 )
 from ollama_herd.api.origin import preflight_headers
+from ollama_herd.core.access import Scope
 from ollama_herd.core.request import Dialect
 from ollama_herd.dashboard.login import LOGIN
-from ollama_herd.router.gate import Gate
+from ollama_herd.router.gate import Gate, is_loopback
 from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.slow import BodyRefused
@@ -39,6 +40,8 @@ def front(gate: Gate, keys: KeyRing) -> Middleware:
         allowed = gate(headers, request.remote or "")
         if not isinstance(allowed, ApiError) and _is_foreign_change(gate, request):
             allowed = FOREIGN_ORIGIN
+        if not isinstance(allowed, ApiError) and _is_owners_alone(keys, request):
+            allowed = OWNER_ONLY
         if keys.are_needed and not isinstance(allowed, ApiError) and request.method != "OPTIONS":
             lacking = _lacking(keys, headers, request)
             if lacking is not None and request.path == "/dashboard":
@@ -61,10 +64,21 @@ def front(gate: Gate, keys: KeyRing) -> Middleware:
     return come_in
 
 
+def _is_owners_alone(keys: KeyRing, request: web.Request) -> bool:
+    """Without keys, what would need the highest scope is for this machine only."""
+    if keys.are_needed or is_loopback(request.remote or ""):
+        return False
+    return _needed(request) is Scope.ADMIN
+
+
+def _needed(request: web.Request) -> Scope | None:
+    resource = request.match_info.route.resource
+    return needed_scope(request.method, "" if resource is None else resource.canonical)
+
+
 def _lacking(keys: KeyRing, headers: Headers, request: web.Request) -> ApiError | None:
     """Why the key of the request, or the lack of one, does not open this route."""
-    resource = request.match_info.route.resource
-    needed = needed_scope(request.method, "" if resource is None else resource.canonical)
+    needed = _needed(request)
     if needed is None:
         return None
     caller = keys.caller(headers, needed)

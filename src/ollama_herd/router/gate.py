@@ -134,3 +134,11 @@ def own_host_names(resolv_conf: Path = Path("/etc/resolv.conf")) -> frozenset[st
         for domain in line.split()[1:]
     ]
     return frozenset({name, short, *(f"{short}.{domain}" for domain in domains if domain)})
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a peer is a process of this machine."""
+    return is_within(address, _LOOPBACK)
+
+
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))

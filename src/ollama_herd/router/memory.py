@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from ollama_herd.config import RouterSettings
-from ollama_herd.core.access import Access
+from ollama_herd.core.access import Access, NodeRule
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Node
 from ollama_herd.core.pins import Pin
@@ -88,6 +88,15 @@ class Memory:
     def bind(self, node_id: str, key_hash: str) -> bool:
         """Whether the key speaks for the node; the first key it shows becomes its own."""
         return self._fleet_store.bind(node_id, key_hash)
+
+    def is_bound(self, node_id: str) -> bool:
+        """Whether the node is known: some key speaks for it."""
+        return self._fleet_store.is_bound(node_id)
+
+    async def keep_rule(self, rule: NodeRule) -> None:
+        """Keep what the owner decided about a node; it holds at once. Raises StoreError."""
+        await asyncio.to_thread(self._access_store.put, rule.node_id, rule)
+        await self.read_access()
 
     async def forget(self, node_id: str) -> None:
         """Delete what is kept of a node that has left the fleet. Raises StoreError."""

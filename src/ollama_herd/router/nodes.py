@@ -46,7 +46,7 @@ class _Nodes:
 
     async def node(self, request: web.Request) -> web.Response:
         """One node with engines and models."""
-        node = _named(self._registry.fleet, request)
+        node = named(self._registry.fleet, request)
         return node if isinstance(node, web.Response) else self._entry(node.node_id)
 
     async def drain(self, request: web.Request) -> web.Response:
@@ -59,11 +59,11 @@ class _Nodes:
 
     async def forget(self, request: web.Request) -> web.Response:
         """A node that is gone leaves the fleet, and its name is free for another machine."""
-        node = _named(self._registry.fleet, request)
+        node = named(self._registry.fleet, request)
         if isinstance(node, web.Response):
             return node
         if node.status is not NodeStatus.OFFLINE:
-            return _refused(
+            return refused(
                 409,
                 "node_reports",
                 f"node {node.name!r} still reports and would be back with its next report: "
@@ -74,11 +74,11 @@ class _Nodes:
             await self._forget(node.node_id)
         except StoreError as error:
             reason = f"node {node.name!r} has left, but is back after a restart: {error}"
-            return _refused(503, "database", reason)
+            return refused(503, "database", reason)
         return web.Response(status=204)
 
     def _set_draining(self, request: web.Request, *, draining: bool) -> web.Response:
-        node = _named(self._registry.fleet, request)
+        node = named(self._registry.fleet, request)
         if isinstance(node, web.Response):
             return node
         self._registry.drain(node.node_id, draining=draining)
@@ -88,7 +88,7 @@ class _Nodes:
         return _json(node_entry(self._registry.fleet.nodes[node_id], monotonic_s()))
 
 
-def _named(fleet: Fleet, request: web.Request) -> Node | web.Response:
+def named(fleet: Fleet, request: web.Request) -> Node | web.Response:
     asked = request.match_info["node"]
     known = fleet.nodes.get(asked)
     if known is not None:
@@ -98,14 +98,14 @@ def _named(fleet: Fleet, request: web.Request) -> Node | web.Response:
         return found[0]
     if found:
         ids = ", ".join(sorted(node.node_id for node in found))
-        return _refused(409, "ambiguous_node", f"{len(found)} nodes are called {asked!r}: {ids}")
+        return refused(409, "ambiguous_node", f"{len(found)} nodes are called {asked!r}: {ids}")
     names = ", ".join(sorted(node.name for node in fleet.nodes.values())) or "none"
-    return _refused(404, "unknown_node", f"no node is called {asked[:100]!r}; there are {names}")
+    return refused(404, "unknown_node", f"no node is called {asked[:100]!r}; there are {names}")
 
 
 def _json(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), headers={"Content-Type": JSON})
 
 
-def _refused(status: int, code: str, reason: str) -> web.Response:
+def refused(status: int, code: str, reason: str) -> web.Response:
     return web.json_response({"error": reason, "code": code}, status=status)

@@ -3,7 +3,6 @@
 Also binds each node's identity to the key it showed first, so that no one else can speak for it.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -36,6 +35,7 @@ from ollama_herd.core.node import (
     StuckRunner,
 )
 from ollama_herd.core.relisting import Relisting, agrees, corrected, relisted
+from ollama_herd.router.admission import Admission, Claim
 
 _log = structlog.get_logger(__name__)
 
@@ -45,27 +45,19 @@ MISSED_S = 0.2
 Listener = Callable[[Fleet], None]
 
 
-class ReportRefused(Exception):  # noqa: N818 - an answer to an agent, not a defect
-    """A heartbeat that is not believed; the message says why and what to do."""
-
-
 class Registry:
-    """`heartbeat_s` is what agents are asked to keep; `keys` maps node ids to key hashes."""
+    """`heartbeat_s` is what agents are asked to keep; `admission` says who may report."""
 
     def __init__(
-        self,
-        heartbeat_s: float,
-        bind: Callable[[str, str], bool],
-        *,
-        cloud_models: bool = False,
+        self, heartbeat_s: float, admission: Admission, *, cloud_models: bool = False
     ) -> None:
         self._heartbeat_s = heartbeat_s
-        self._bind = bind
+        self.admission = admission
         self._listeners: list[Listener] = []
         self._relistings: dict[tuple[str, str], Relisting] = {}
+        self._asked_anew: set[str] = set()
         self._missed_s = 0.0
         self.fleet = Fleet(cloud_models=cloud_models)
-        self.refused_reports = 0
 
     def on_change(self, listener: Listener) -> None:
         """Call `listener` with each new fleet, in the loop, after it has been published."""
@@ -76,27 +68,30 @@ class Registry:
         self.fleet = restored(nodes, monotonic_s(), cloud_models=self.fleet.cloud_models)
         self._publish()
 
-    def report(self, report: NodeReport, address: str, key: str) -> ReportReply:
+    def report(self, report: NodeReport, claim: Claim) -> ReportReply:
         """Take in a heartbeat. Raises ReportRefused."""
+        turn = self.admission.turn
         if report.protocol > PROTOCOL_VERSION:
-            self._refuse(
+            raise turn(
+                claim,
+                "protocol",
                 f"this router speaks report protocol {PROTOCOL_VERSION}, the agent "
-                f"{report.protocol}: upgrade the router first"
+                f"{report.protocol}: upgrade the router first",
             )
         ids = [engine.engine_id for engine in report.engines or ()]
         if len(set(ids)) < len(ids):
-            self._refuse("two engines of the report have the same engine_id")
-        if not self._bind(report.node_id, hashlib.sha256(key.encode()).hexdigest()):
-            self._refuse(
-                f"node id {report.node_id!r} belongs to another key: give this machine an id "
-                "of its own (move its node.json away and start herd-node again)"
-            )
+            raise turn(claim, "same_engines", "two engines of the report have the same engine_id")
+        self.admission.admit(claim, (node.address for node in self.fleet.nodes.values()))
+        if name := self.admission.rule(report.node_id).name:
+            report = msgspec.structs.replace(report, name=name)
         if needs_full_report(self.fleet, report):
             return self._reply(resend=True)
         if is_stale(self.fleet, report):
+            turn(claim, "stale", "")
             return self._reply(accepted=False, reason="stale report")
-        resend = self._let_go_of_relistings(report.node_id)
-        self._apply(NodeReported(self._corrected(report), address, now_s()))
+        resend = self._let_go_of_relistings(report.node_id) or report.node_id in self._asked_anew
+        self._asked_anew.discard(report.node_id)
+        self._apply(NodeReported(self._corrected(report), claim.address, now_s()))
         return self._reply(resend=resend)
 
     def relisted(self, node_id: str, engine_id: str, models: Iterable[Model]) -> None:
@@ -124,6 +119,10 @@ class Registry:
     def runners_stuck(self, stuck: tuple[StuckRunner, ...]) -> None:
         """Which runners hang now; said again and again, news or not."""
         self._apply(RunnersStuck(stuck))
+
+    def ask_anew(self, node_id: str) -> None:
+        """Ask for everything with the next report: what was made of the last ones has changed."""
+        self._asked_anew.add(node_id)
 
     def drain(self, node_id: str, *, draining: bool) -> None:
         self._apply(NodeDrained(node_id, draining))
@@ -172,10 +171,6 @@ class Registry:
             interval_s=self._heartbeat_s,
             router_version=__version__,
         )
-
-    def _refuse(self, reason: str) -> None:
-        self.refused_reports += 1
-        raise ReportRefused(reason)
 
     def _apply(self, event: FleetEvent) -> None:
         before = self.fleet

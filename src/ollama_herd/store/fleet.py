@@ -91,6 +91,10 @@ class FleetStore:
             return True
         return hmac.compare_digest(bound.encode(), key_hash.encode())
 
+    def is_bound(self, node_id: str) -> bool:
+        """Whether a key speaks for the node. Safe on the event loop."""
+        return node_id in self._keys
+
     def forget(self, node_id: str) -> None:
         """Drop a node and its binding: the next who comes with this name is taken for it.
 
