@@ -266,6 +266,12 @@ def _admission(settings: RouterSettings, memory: Memory) -> Admission:
     )
 
 
+def _queue(settings: RouterSettings) -> QueueSettings:
+    return QueueSettings(
+        limit=settings.queue_limit, timeout_s=settings.queue_timeout_s, probe_slots=True
+    )
+
+
 def _silence(settings: RouterSettings) -> SilenceLimits:
     return SilenceLimits(
         hedge=settings.hedge,
