@@ -76,10 +76,7 @@ class Herd:
 
     def __init__(self, settings: RouterSettings, memory: Memory) -> None:
         self._settings = settings
-        self.admission = _admission(settings, memory)
-        self.registry = Registry(
-            settings.heartbeat_s, self.admission, cloud_models=settings.cloud_models
-        )
+        self.registry = _registry(settings, memory)
         self._predictor = Predictor()
         memory.teach(self._predictor)
         self.dispatcher = Dispatcher(Scheduler(_queue(settings), self._predictor))
@@ -218,7 +215,7 @@ class Herd:
             self.keys.close()
         else:
             self.keys.replace(access.api_keys)
-            self.admission.take(access.join_keys, access.nodes)
+            self.registry.admission.take(access.join_keys, access.nodes)
 
     def _may_enter(self, headers: Headers, client: str) -> Headers | ApiError:
         """What the request path will ask, before a long body is read."""
@@ -257,19 +254,14 @@ def _queue(settings: RouterSettings) -> QueueSettings:
     )
 
 
-def _admission(settings: RouterSettings, memory: Memory) -> Admission:
-    return Admission(
+def _registry(settings: RouterSettings, memory: Memory) -> Registry:
+    admission = Admission(
         JoinMode(settings.join),
         is_bound=memory.is_bound,
         bind=memory.bind,
         max_nodes=settings.max_nodes,
     )
-
-
-def _queue(settings: RouterSettings) -> QueueSettings:
-    return QueueSettings(
-        limit=settings.queue_limit, timeout_s=settings.queue_timeout_s, probe_slots=True
-    )
+    return Registry(settings.heartbeat_s, admission, cloud_models=settings.cloud_models)
 
 
 def _silence(settings: RouterSettings) -> SilenceLimits:
