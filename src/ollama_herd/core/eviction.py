@@ -36,13 +36,18 @@ def eviction(
     """
     replica, node = place.load, place.node
     report = nodes[node.node.node_id]
-    version = (node.version, report, int(now_s))
-    if replica.plan_version == version:
+    if (
+        replica.plan_until_s > now_s
+        and replica.plan_report is report
+        and replica.plan_version == node.version
+    ):
         return replica.plan
     replica.victims = ()
     plan = _plan(place, report, load, now_s)
     replica.plan = plan
-    replica.plan_version = version
+    replica.plan_version = node.version
+    replica.plan_report = report
+    replica.plan_until_s = int(now_s) + 1.0
     return plan
 
 

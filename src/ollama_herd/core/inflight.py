@@ -129,6 +129,8 @@ class ReplicaLoad:
         "options",
         "overlaps",
         "plan",
+        "plan_report",
+        "plan_until_s",
         "plan_version",
         "probe_pause_s",
         "probe_s",
@@ -178,7 +180,9 @@ class ReplicaLoad:
         # What would have to go for this model to load, kept by `signals` while it holds.
         self.plan = (0.0, 0.0)
         self.victims: tuple[ReplicaLoad, ...] = ()
-        self.plan_version: tuple[int, Node | None, int] = (-1, None, 0)
+        self.plan_version = -1
+        self.plan_report: Node | None = None
+        self.plan_until_s = 0.0
 
     def rate_per_s(self, now_s: float) -> float:
         """Arrivals of this model here, a second."""

@@ -5,6 +5,7 @@ of a model, eviction plans) is thrown away as soon as what it was made from has 
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from ollama_herd.core.abilities import is_able
@@ -102,7 +103,7 @@ def rank(
     else:
         priced = [price(place, ask) for place in places]
     if len(priced) > 1:
-        priced.sort(key=_total)  # stable: equal costs stay in order of node and engine
+        priced.sort(key=attrgetter("total"))  # stable: equal costs stay in order of node and engine
     return Ranking(ask, priced, rejected, more)
 
 
@@ -137,10 +138,6 @@ def _likeliest(places: Sequence[Place], ask: Ask) -> list[Place]:
     kept = sorted(range(len(rough)), key=rough.__getitem__)[:PRICED_IN_FULL]
     kept.sort()
     return [places[i] for i in kept]
-
-
-def _total(priced: Priced) -> float:
-    return priced.total
 
 
 def _without(
@@ -206,27 +203,32 @@ def explain(ranking: Ranking) -> RouteDecision:
     first_s = best.wait + best.load + best.context + best.prefill
     return RouteDecision(
         model_key,
-        tuple([_candidate(p) for p in priced]),
+        tuple(
+            [
+                Candidate(
+                    p.place.replica,
+                    Cost(
+                        1e3 * p.total,
+                        1e3 * p.load,
+                        1e3 * p.evict,
+                        1e3 * p.wait,
+                        1e3 * p.history,
+                        1e3 * p.affinity,
+                        1e3 * p.trend,
+                        1e3 * p.context,
+                        1e3 * p.prefix,
+                    ),
+                    p.starts_now,
+                    p.num_ctx,
+                )
+                for p in priced
+            ]
+        ),
         ranking.rejected,
         ranking.more,
         1e3 * first_s,
         1e3 * (first_s + best.decode),
     )
-
-
-def _candidate(p: Priced) -> Candidate:
-    cost = Cost(
-        1e3 * p.total,
-        1e3 * p.load,
-        1e3 * p.evict,
-        1e3 * p.wait,
-        1e3 * p.history,
-        1e3 * p.affinity,
-        1e3 * p.trend,
-        1e3 * p.context,
-        1e3 * p.prefix,
-    )
-    return Candidate(p.place.replica, cost, p.starts_now, p.num_ctx)
 
 
 def is_waiting_for_report(rejected: tuple[Rejected, ...]) -> bool:

@@ -113,25 +113,26 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     `held` are the predicted finish times (router seconds) of requests already reserved there.
     """
     replica, node = place.load, place.node
-    if (
-        replica.is_hot
-        and not held
-        and not replica.loading_until_s
-        and node.reserved is None
-        and (not (ask.options or replica.options or place.options) or not needs_reload(place, ask))
-    ):
-        if not node.in_flight:
+    if held or node.reserved is not None or replica.loading_until_s:
+        return price_any(place, ask, held)
+    is_hot = replica.is_hot
+    if is_hot and (ask.options or replica.options or place.options) and needs_reload(place, ask):
+        return price_any(place, ask)
+    running = len(replica.running)
+    if not running:
+        if is_hot and not node.in_flight:
             return _price_idle(place, ask)
-        running = len(replica.running)
-        if 0 < running < replica.slots and len(node.active) == 1 and not replica.mirror.slots:
-            return _price_beside(place, ask, running)
-    return price_any(place, ask, held)
+        if node.loading is None:
+            return _price_apart(place, ask)
+    elif running < replica.slots and is_hot and len(node.active) == 1 and not replica.mirror.slots:
+        return _price_beside(place, ask, running)
+    return price_any(place, ask)
 
 
 def _price_idle(place: Place, ask: Ask) -> Priced:
     """Of a loaded model on a node where nothing runs."""
     priced = Priced(place)
-    _service(priced, ask, running=0, models=1)
+    _service(priced, ask, 0, 1)
     priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
     priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
     return priced
@@ -171,6 +172,47 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
     return priced
 
 
+def _price_apart(place: Place, ask: Ask) -> Priced:
+    """Of a model that runs nothing, loaded or not, on a node where others may. Also in one go."""
+    priced = Priced(place)
+    replica, node, now_s = place.load, place.node, ask.now_s
+    if not replica.is_hot:
+        priced.load = replica.rates.load_s
+        priced.evict, blocked_s = eviction(place, ask.nodes, ask.load, now_s)
+        if blocked_s:
+            priced.is_blocked = True
+            priced.wait = blocked_s
+            priced.starts_now = False
+    active, pace = node.active, node.pace
+    models = len(active) + 1
+    _service(priced, ask, 0, models)
+    stay = priced.prefill + priced.decode
+    delay = 0.0
+    for other in active.values():
+        count = len(other.running)
+        step_s = other.rates.step_s * (1 + pace.alpha * (count - 1))
+        step_s *= (models - 1) * pace.slow_decode
+        shared = 0.0
+        for run in other.sample:
+            if run.first_byte_s < 0 and run.first_due_s > now_s:
+                rest = run.output * step_s + (run.first_due_s - now_s)
+            else:
+                rest = remaining_s(run, now_s, step_s, node)
+            shared += stay if stay < rest else rest  # noqa: FURB136 - twice as fast as min()
+        delay += shared * count / len(other.sample)
+    priced.affinity = OTHERS_WEIGHT * delay / models + node.busy_share * stay
+    priced.total = (
+        priced.wait
+        + priced.load
+        + priced.evict
+        + priced.history
+        + priced.trend
+        + priced.affinity
+        + priced.prefix
+    )
+    return priced
+
+
 def price_any(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     """The same, of a place in whatever state."""
     priced = Priced(place)
@@ -182,7 +224,7 @@ def price_any(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     if priced.wait and running >= replica.slots:
         running = replica.slots - 1
     models = len(place.node.active) + (replica.key not in place.node.active)
-    _service(priced, ask, running=running, models=models)
+    _service(priced, ask, running, models)
     priced.affinity = OTHERS_WEIGHT * _others(priced, ask, running, models)
     priced.affinity += place.node.busy_share * (priced.prefill + priced.decode)
     priced.total = (
@@ -253,7 +295,7 @@ def _yield(priced: Priced, ask: Ask) -> None:
     priced.starts_now = False
 
 
-def _service(priced: Priced, ask: Ask, *, running: int, models: int) -> None:
+def _service(priced: Priced, ask: Ask, running: int, models: int) -> None:
     """Prefill and decode: as learned without cache, as slow as the node is now, with cache."""
     place = priced.place
     replica = place.load
