@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.fakes.media import FakeMedia, png
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client, Response
+from tests.fakes.wire import Reply, Request
 
 PAINTER, LISTENER = "flux-schnell", "whisper-large"
 
@@ -162,6 +164,71 @@ def test_a_client_that_leaves_stops_the_picture(rig: Rig) -> None:
     client.close()
     rig.painters[1].wait_for(lambda p: p.running == 0, 1, "the picture to be given up")
     assert rig.painters[1].cancelled == 1
+
+
+class PaintingOllama(FakeOllama):
+    """An Ollama whose one model makes pictures: progress, then a last line with the picture."""
+
+    PICTURE = base64.b64encode(png(16, 16) + b"\0" * 3_000_000).decode()
+
+    async def _answer(self, request: Request, reply: Reply) -> None:
+        if request.path != "/api/generate":
+            await super()._answer(request, reply)
+            return
+        asked = json.loads(request.body)
+        self.state.requests.append((request.method, request.target, request.headers, request.body))
+        steps = asked.get("steps", 4)
+        lines: list[dict[str, Any]] = [{"completed": n, "total": steps} for n in range(1, steps)]
+        lines = lines if asked.get("stream", True) else []
+        lines.append({"done": True, "done_reason": "stop", "image": self.PICTURE})
+        reply.begin(200, "application/x-ndjson")
+        for line in lines:
+            named = {"model": asked["model"], "response": "", "done": False, **line}
+            await reply.chunk(json.dumps(named, separators=(",", ":")).encode() + b"\n")
+        await reply.end()
+
+
+@pytest.fixture(scope="module")
+def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Herd, PaintingOllama]]:
+    folder = tmp_path_factory.mktemp("ollama-image")
+    engine = PaintingOllama([model("x/z-image-turbo", capabilities=("image",))])
+    with (
+        engine.in_thread(),
+        Herd(folder).ready() as herd,
+        Node(folder, "mac", f"http://127.0.0.1:{herd.port}", [engine.url]),
+    ):
+        herd.wait_models("x/z-image-turbo:latest")
+        yield herd, engine
+
+
+def test_a_picture_of_ollama_s_own(ollama: tuple[Herd, PaintingOllama]) -> None:
+    herd, engine = ollama
+    asked = {"model": "x/z-image-turbo", "prompt": "a barn", "size": "64x128", "steps": 3}
+    answer = herd.call("POST", "/v1/images/generations", {**asked, "seed": 9})
+    assert answer.status == 200, answer.body[:300]
+    assert answer.json()["data"] == [{"b64_json": engine.PICTURE}]
+    sent = json.loads(engine.state.requests[-1][3])
+    assert (sent["width"], sent["height"], sent["steps"]) == (64, 128, 3)
+    assert (sent["options"], sent["stream"]) == ({"seed": 9}, False)
+    several = herd.call("POST", "/v1/images/generations", {**asked, "n": 2})
+    assert several.status == 400
+    assert "one picture a request" in several.json()["error"]["message"]
+    assert herd.call("GET", "/api/image-models").json()["models"][0]["nodes"] == ["mac"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_ollama_s_own_path_passes_pictures(
+    ollama: tuple[Herd, PaintingOllama], *, stream: bool
+) -> None:
+    herd, engine = ollama
+    asked = {"model": "x/z-image-turbo", "prompt": "a barn", "width": 64, "stream": stream}
+    answer = herd.call("POST", "/api/generate", asked)
+    assert answer.status == 200
+    lines = answer.lines()
+    assert lines[-1]["image"] == engine.PICTURE
+    assert len(lines) == (4 if stream else 1)
+    if stream:
+        assert lines[0]["total"] == 4
 
 
 def form(fields: Mapping[str, str], file: bytes | None, name: str = "file") -> tuple[str, bytes]:

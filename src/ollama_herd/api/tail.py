@@ -98,6 +98,8 @@ def _read_lines(tail: bytes) -> Tail:
 
 def _is_last_line(rest: bytes) -> bool:
     """Whether the line that `rest` ends was the last: it says so, or ends with the stats."""
+    if _PICTURE_END.fullmatch(rest) is not None:
+        return True
     done, not_done = _last(_DONE, rest), _last(_NOT_DONE, rest)
     if not rest.endswith(b"}") or done < not_done:
         return False
@@ -111,6 +113,12 @@ _OLLAMA_STATS_END = re.compile(
     rb'"(?:total_duration|load_duration|prompt_eval_count|prompt_eval_duration|eval_count'
     rb'|eval_duration)":\s*\d+\s*}$'
 )
+
+
+_PICTURE_END = re.compile(rb'[A-Za-z0-9+/]{4096,}={0,2}"(?:,"(?:completed|total)":\d+)*}')
+"""The rest of a line with a picture, which an Ollama sends last and whole: `image` stands behind
+`done` there. No text is one word of this length.
+"""
 
 
 def _last(pattern: re.Pattern[bytes], text: bytes) -> int:
