@@ -45,7 +45,7 @@ class BufferedReply:
         )
         self._response = web.StreamResponse(status=status, headers=out)
         if "Content-Type" not in out:
-            del self._response.headers["Content-Type"]
+            self._response.headers.popall("Content-Type", None)
         if length is not None:
             self._response.content_length = length
         self._wake.set()
@@ -151,7 +151,10 @@ async def pumped(reply: BufferedReply, serving: Coroutine[Any, Any, None]) -> we
 def request_head(request: web.Request) -> RequestHead:
     """The request as the data plane would have read it."""
     head = RequestHead(request.remote or "")
-    head.path = request.raw_path.encode()
+    target = request.raw_path
+    if not target.startswith("/"):  # the whole URL, as for a proxy: engines get its path alone
+        target = request.rel_url.raw_path_qs
+    head.path = target.encode()
     head.encoding = request.headers.get("Content-Encoding", "").strip().lower()
     head.headers = [(name.lower(), value) for name, value in request.raw_headers]
     head.has_wishes = any(name in FOR_THE_HERD for name, _ in head.headers)
