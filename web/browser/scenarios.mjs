@@ -171,7 +171,7 @@ async function models(context, url) {
   await page.locator("[data-job=delete]").locator("text=deleted").waitFor();
   await page
     .locator("tr.open-able", { hasText: "qwen3:1.7b" })
-    .waitFor({ state: "detached", timeout: 10_000 });
+    .waitFor({ state: "detached" });
 }
 
 async function hostile(context, url) {
