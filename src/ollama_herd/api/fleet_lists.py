@@ -35,10 +35,13 @@ class NodeEntry(msgspec.Struct, frozen=True):
 
 
 class NodeList(msgspec.Struct, frozen=True):
-    """The answer of `/fleet/nodes`, by name. `time_s` is seconds since 1970."""
+    """The answer of `/fleet/nodes`, by name. `time_s` is seconds since 1970, `version` is that of
+    the router.
+    """
 
     time_s: float
     nodes: tuple[NodeEntry, ...]
+    version: str = ""
 
 
 class ModelPlace(msgspec.Struct, frozen=True):
@@ -68,10 +71,10 @@ class ModelList(msgspec.Struct, frozen=True):
     models: tuple[ModelEntry, ...]
 
 
-def node_list(fleet: Fleet, now_s: float, time_s: float) -> NodeList:
+def node_list(fleet: Fleet, now_s: float, time_s: float, version: str) -> NodeList:
     """`now_s` is the router's monotonic time, `time_s` the same in seconds since 1970."""
     nodes = sorted(fleet.nodes.values(), key=lambda node: (node.name, node.node_id))
-    return NodeList(time_s, tuple(node_entry(node, now_s) for node in nodes))
+    return NodeList(time_s, tuple(node_entry(node, now_s) for node in nodes), version)
 
 
 def node_entry(node: Node, now_s: float) -> NodeEntry:

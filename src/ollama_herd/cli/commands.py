@@ -28,6 +28,7 @@ class HerdCommands(LazyGroup):
         "pins": "ollama_herd.cli.pins:pins",
         "simulate": "ollama_herd.cli.simulate:simulate",
         "keys": "ollama_herd.cli.keys:app",
+        "doctor": "ollama_herd.cli.doctor:doctor",
         "config": "ollama_herd.cli.config:config",
         "demo": "ollama_herd.cli.demo:demo",
     }

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from ollama_herd import __version__
 from ollama_herd.api.fleet_lists import model_list, node_entry, node_list
 from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.fleet import Fleet
@@ -38,7 +39,7 @@ class _Nodes:
 
     async def nodes(self, _request: web.Request) -> web.Response:
         """All nodes with engines and models."""
-        return _json(node_list(self._registry.fleet, monotonic_s(), now_s()))
+        return _json(node_list(self._registry.fleet, monotonic_s(), now_s(), __version__))
 
     async def models(self, _request: web.Request) -> web.Response:
         """All models with the places that have them."""
