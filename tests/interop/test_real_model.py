@@ -1,27 +1,49 @@
-"""The vendors' own packages and a real model: the embedded engine answers all three dialects."""
+"""The vendors' own packages and engines that are no Ollama: the embedded one with a real model, and
+one that knows nothing of Anthropic's dialect.
+"""
 
 import json
 from pathlib import Path
 
+from tests.e2e.processes import Herd, Node
 from tests.e2e.real import NEEDS_ENGINE, real_herd
+from tests.fakes.openai_engine import FakeOpenAI
 from tests.interop.environments import CLIENTS, python_of, run
 from tests.interop.nowhere import nowhere
 from tests.interop.test_sdks import steps
 
-pytestmark = NEEDS_ENGINE
 
-
-def test_every_package_gets_real_answers(tmp_path: Path) -> None:
+def check(herd: Herd, script: str, count: int, folder: Path) -> None:
+    """Every step of the script ends with nothing but true claims."""
     python = python_of("sdks")
-    with real_herd(tmp_path) as herd, nowhere() as door:
+    with nowhere() as door:
         url = f"http://127.0.0.1:{herd.port}"
-        done = run([python, CLIENTS / "real_model.py", url], tmp_path, door.env)
+        done = run([python, CLIENTS / script, url], folder, door.env)
         assert door.taken() == []
     told = steps(done.stdout)
-    assert len(told) == 11, done.stdout + done.stderr[-2000:]
+    assert len(told) == count, done.stdout + done.stderr[-2000:]
     wrong = {
         name: result
         for name, result in told.items()
         if not result.startswith("ok ") or not all(json.loads(result.removeprefix("ok ")))
     }
     assert not wrong
+
+
+class TestRealModel:
+    pytestmark = NEEDS_ENGINE
+
+    def test_every_package_gets_real_answers(self, tmp_path: Path) -> None:
+        with real_herd(tmp_path) as herd:
+            check(herd, "real_model.py", 11, tmp_path)
+
+
+def test_anthropics_package_and_an_engine_that_does_not_speak_it(tmp_path: Path) -> None:
+    with (
+        FakeOpenAI("smollm2-135m").in_thread() as engine,
+        Herd(tmp_path).ready() as herd,
+        Node(tmp_path, "llama", f"http://127.0.0.1:{herd.port}", [engine.url]),
+    ):
+        herd.wait_models("smollm2-135m")
+        check(herd, "anthropic_translated.py", 7, tmp_path)
+        assert engine.counters.by_path["/v1/chat/completions"] >= 8

@@ -17,11 +17,13 @@ MAX_NAME = 100
 KeepRule = Callable[[NodeRule], Awaitable[None]]
 
 
-class _Renaming(msgspec.Struct, forbid_unknown_fields=True):
+class Renaming(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a rename."""
+
     name: str
 
 
-_renaming = msgspec.json.Decoder(_Renaming)
+_renaming = msgspec.json.Decoder(Renaming)
 
 
 def add_joining_routes(app: web.Application, registry: Registry, keep: KeepRule) -> None:

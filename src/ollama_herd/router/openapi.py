@@ -1,138 +1,27 @@
 """The herd's own API as OpenAPI 3.1: `GET /fleet/openapi.json`.
 
 Made from the routes that are really there and from the types that their handlers encode, so it
-cannot tell of a path that does not exist. A route is one row of `OPERATIONS`; one without a row is
-listed with the first line of its handler's docstring. Ollama's, OpenAI's and Anthropic's paths are
-described by those who made them, and are left out.
+cannot tell of a path that does not exist. A route is one row of `operations.OPERATIONS`; one
+without a row is listed with the first line of its handler's docstring. Ollama's, OpenAI's and
+Anthropic's paths are described by those who made them, and are left out.
 """
 
 import inspect
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from ollama_herd import __version__
-from ollama_herd.api.fleet_lists import ModelList, NodeEntry, NodeList
-from ollama_herd.api.fleet_status import FleetView
-from ollama_herd.core.explanation import Explanation
-from ollama_herd.core.health.values import Health
-from ollama_herd.core.node import NodeReport, ReportReply
-from ollama_herd.core.queue import QueueView
-from ollama_herd.dashboard.queries import (
-    LARGEST_LIMIT,
-    MAX_TEXT_CHARS,
-    STATUSES,
-    STEPS,
-)
-from ollama_herd.router.explain import LARGEST
-from ollama_herd.router.records import ChangesAnswer, TracePage, TraceView, TrendAnswer
+from ollama_herd.router.operations import JSON, OPERATIONS, Operation, Problem, Schema, text
 
 PATH: Final = "/fleet/openapi.json"
 
 OWN: Final = ("/fleet/", "/dashboard/api/", "/dashboard/events", "/metrics")
 """What the herd has beside the APIs that it speaks for engines."""
 
-JSON: Final = "application/json"
 NO_CONTENT: Final = 204
-Schema = dict[str, Any]
-
-
-class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was refused: `error` for people, `code` for programs, `field` what is wrong."""
-
-    error: str
-    code: str = ""
-    field: str = ""
-
-
-class Operation(msgspec.Struct, frozen=True):
-    """One route. `answer` is what a 200 holds; `media` its content type where that is no JSON.
-
-    `query` are the schemas of the parameters; a name that ends with `*` has to be given.
-    `refusals` are the statuses that the handler answers with a `Problem`.
-    """
-
-    answer: type | None = None
-    query: Mapping[str, Schema] = MappingProxyType({})
-    body: type | None = None
-    refusals: tuple[int, ...] = ()
-    media: str = JSON
-    status: int = 200
-    needs_key: bool = False
-
-
-def _text(description: str = "") -> Schema:
-    schema: Schema = {"type": "string", "maxLength": MAX_TEXT_CHARS}
-    return {**schema, "description": description} if description else schema
-
-
-def _number(most: int, least: int = 0) -> Schema:
-    return {"type": "integer", "minimum": least, "maximum": most}
-
-
-_TIME: Final[Schema] = _text("seconds since 1970, or RFC 3339 with its offset")
-_LIMIT: Final[Schema] = _number(LARGEST_LIMIT, 1)
-
-OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = MappingProxyType(
-    {
-        ("GET", "/fleet/status"): Operation(FleetView),
-        ("GET", "/fleet/queue"): Operation(QueueView),
-        ("GET", "/fleet/explain"): Operation(
-            Explanation,
-            {
-                "model*": {"type": "string", "minLength": 1},
-                "prompt_tokens": _number(LARGEST),
-                "max_tokens": _number(LARGEST),
-                "num_ctx": _number(LARGEST),
-            },
-            refusals=(400,),
-        ),
-        ("POST", "/fleet/heartbeat"): Operation(
-            ReportReply, body=NodeReport, refusals=(400, 401, 403, 408, 413), needs_key=True
-        ),
-        ("GET", "/fleet/models"): Operation(ModelList),
-        ("GET", "/fleet/nodes"): Operation(NodeList),
-        ("GET", "/fleet/nodes/{node}"): Operation(NodeEntry, refusals=(404, 409)),
-        ("DELETE", "/fleet/nodes/{node}"): Operation(status=204, refusals=(404, 409, 503)),
-        ("POST", "/fleet/nodes/{node}/drain"): Operation(NodeEntry, refusals=(404, 409)),
-        ("POST", "/fleet/nodes/{node}/undrain"): Operation(NodeEntry, refusals=(404, 409)),
-        ("GET", "/dashboard/api/fleet"): Operation(FleetView),
-        ("GET", "/dashboard/api/traces"): Operation(
-            TracePage,
-            {
-                "from": _TIME,
-                "until": _TIME,
-                **dict.fromkeys(("model", "node", "client", "key", "tag", "error"), _text()),
-                "status": {"enum": list(STATUSES)},
-                "limit": _LIMIT,
-                "before": _text("`next` of the page before"),
-            },
-            refusals=(400, 503),
-        ),
-        ("GET", "/dashboard/api/traces/{request_id}"): Operation(TraceView, refusals=(404, 503)),
-        ("GET", "/dashboard/api/trends"): Operation(
-            TrendAnswer,
-            {
-                "from": _TIME,
-                "until": _TIME,
-                "step": {"enum": list(STEPS)},
-                "model": _text(),
-                "node": _text(),
-            },
-            refusals=(400, 503),
-        ),
-        ("GET", "/dashboard/api/health"): Operation(Health),
-        ("GET", "/dashboard/api/health/changes"): Operation(
-            ChangesAnswer, {"limit": _LIMIT}, refusals=(400, 503)
-        ),
-        ("GET", "/dashboard/events"): Operation(media="text/event-stream", refusals=(503,)),
-        ("GET", "/metrics"): Operation(media="text/plain"),
-    }
-)
-
 
 _ABOUT: Final = (
     "What a herd has beside the APIs that it speaks for its engines. Where the owner has made API "
@@ -191,12 +80,12 @@ def _described(
 ) -> dict[str, Any]:
     problem = {"schema": of_type[Problem]}
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    parameters = [_parameter(name, "path", _text()) for name in names]
+    parameters = [_parameter(name, "path", text()) for name in names]
     parameters += [_parameter(name, "query", schema) for name, schema in operation.query.items()]
     content: Schema = {} if operation.answer is None else {"schema": of_type[operation.answer]}
     done: dict[str, Any] = {"description": "done"}
     if operation.status != NO_CONTENT:
-        done["content"] = {operation.media: content}
+        done["content"] = dict.fromkeys(operation.media, content)
     responses = {str(operation.status): done}
     for status in operation.refusals:
         told = {JSON: problem}

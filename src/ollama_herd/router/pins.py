@@ -41,7 +41,15 @@ class PinView(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+class PinList(msgspec.Struct, frozen=True):
+    """The answer of `/fleet/pins`."""
+
+    pins: tuple[PinView, ...]
+
+
+class AskedPin(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a new pin."""
+
     model: str
     node: str = ""
 
@@ -71,13 +79,13 @@ class PinAnswers:
     async def show(self, _request: web.Request) -> web.Response:
         """All pins and how they stand."""
         fleet = self._fleet()
-        views = [_view(pinned, fleet) for pinned in self._dispatcher.pinned()]
-        return web.Response(body=msgspec.json.encode({"pins": views}), content_type=_JSON)
+        views = PinList(tuple(_view(pinned, fleet) for pinned in self._dispatcher.pinned()))
+        return web.Response(body=msgspec.json.encode(views), content_type=_JSON)
 
     async def pin(self, request: web.Request) -> web.Response:
         """Add one; a model that is pinned already may be pinned to further nodes."""
         try:
-            asked = msgspec.json.decode(await read_body(request, MOST_BYTES, 10.0), type=_Asked)
+            asked = msgspec.json.decode(await read_body(request, MOST_BYTES, 10.0), type=AskedPin)
             pin = self._checked(asked)
         except msgspec.MsgspecError as error:
             return _refused(400, f'not a pin: {error}; send {{"model": NAME, "node": NODE}}')
@@ -108,7 +116,7 @@ class PinAnswers:
         _log.info("model unpinned", model=key, node_id=node_id or "any")
         return await self.show(request)
 
-    def _checked(self, asked: _Asked) -> Pin:
+    def _checked(self, asked: AskedPin) -> Pin:
         fleet = self._fleet()
         name = asked.model.strip()
         key = canonical_name(name)
