@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.processes import free_port, wait_until
 from tests.fakes.raw import exchange
 from tests.interop.conftest import Rig
+from tests.interop.engine import TaskOllama
 from tests.interop.environments import CLIENTS, closed_env, node, node_modules, python_of, run
 from tests.interop.test_sdks import steps
 
@@ -53,8 +54,15 @@ def test_a_chat(rig: Rig, tmp_path: Path) -> None:
         "tool": "ok true",
         "answer": 'ok "Bonjour"',
         "kept": 'ok "Bonjour"',
+        "document": "ok true",
         "stayed_here": "ok []",
     }, done.stderr[-2000:]
+    embedded = [body for engine in rig.engines for body in _asked(engine, "/api/embed")]
+    assert any(b"The herd grazes in Paris." in body for body in embedded)
+
+
+def _asked(engine: TaskOllama, path: str) -> list[bytes]:
+    return [body for _, target, _, body in engine.state.requests if target == path]
 
 
 @contextlib.contextmanager

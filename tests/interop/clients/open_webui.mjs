@@ -1,4 +1,5 @@
-// A person at Open WebUI: picks a model, has a tool used, gets an answer, comes back to the chat.
+// A person at Open WebUI: picks a model, has a tool used, gets an answer, comes back to the chat,
+// adds a document.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -65,6 +66,13 @@ await run({
     await says("from the herd, Paris!");
     if (SHOT) await page.screenshot({ path: SHOT });
     return messages.locator("strong", { hasText: "Bonjour" }).innerText();
+  },
+  async document() {
+    const buffer = Buffer.from("The herd grazes in Paris.");
+    const read = page.waitForResponse(/files\/[^/]+\/process\/status/);
+    const input = page.locator("input[type=file]:not([accept])").first();
+    await input.setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer });
+    return /"completed"/.test(await (await read).text());
   },
   async stayed_here() {
     return elsewhere;

@@ -39,10 +39,10 @@ def step(work: Callable[[], Any]) -> Callable[[], Any]:
 def refused(work: Callable[[], Any], kind: type[Exception], *fields: str) -> list[Any]:
     """The exception that `work` must raise: its class and these attributes."""
     try:
-        work()
+        answer = work()
     except kind as error:
         return [type(error).__name__, *(_field(error, name) for name in fields)]
-    raise AssertionError(f"no {kind.__name__}")
+    raise AssertionError(f"no {kind.__name__}, but {answer!r:.500}")
 
 
 def _field(error: Exception, name: str) -> Any:
