@@ -107,7 +107,7 @@ def test_both_nodes_serve(pair: Pair) -> None:
 def test_concurrent_requests_use_both_nodes(pair: Pair) -> None:
     for engine in pair.engines:
         call(engine.port, "POST", "/api/generate", {"model": "tiny"})
-        engine.settings.token_ms = 20
+        engine.settings.token_ms = 60
     pair.herd.wait_status(lambda s: _loaded_on(s, "tiny:latest") == 2, "both to have it loaded")
     clients = [pair.open("/api/chat", {"model": "tiny", **PROMPT}) for _ in range(8)]
     nodes = []

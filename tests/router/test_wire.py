@@ -7,7 +7,8 @@ import pytest
 
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.config import RouterSettings
-from ollama_herd.router.wire import ClientConnection, Door, RequestHead
+from ollama_herd.router.head import RequestHead
+from ollama_herd.router.wire import ClientConnection, Door
 
 uvloop = pytest.importorskip("uvloop")
 

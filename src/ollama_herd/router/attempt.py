@@ -22,22 +22,11 @@ from ollama_herd.core.request import Dialect, OutcomeKind, Usage
 from ollama_herd.core.routing import Candidate
 from ollama_herd.router.connection import EngineConnection, Patience
 from ollama_herd.router.frames import FrameGate
+from ollama_herd.router.head import RequestHead, passed_on
 from ollama_herd.router.journal import Journal
 from ollama_herd.router.keeping import KEPT_BYTES, HeldAnswer, KeptStream
-from ollama_herd.router.reply import HOP_BY_HOP, Headers, Reply
+from ollama_herd.router.reply import Headers, Reply
 from ollama_herd.router.upstream import LongBody, Upstream
-from ollama_herd.router.wire import RequestHead
-
-NOT_FOR_ENGINES = HOP_BY_HOP | {
-    b"host",  # the engine's own: Ollama on loopback refuses a foreign one
-    b"origin",  # the herd answers CORS itself
-    b"content-length",
-    b"expect",
-    b"authorization",  # the client's key is for the herd, the engine's is ours
-    b"x-api-key",
-    b"cookie",
-}
-"""Request headers that stop here; all others reach the engine."""
 
 _STREAMS = (b"application/x-ndjson", b"text/event-stream")
 
@@ -266,7 +255,8 @@ def prepare_call(
         body = parsed.body
         if candidate.num_ctx:
             body = with_num_ctx(endpoint, body, candidate.num_ctx)
-        request_head = engine_head(raw_path, headers, replica.endpoint, len(body))
+        passed = passed_on(headers) if parsed.unpacked else head.for_engines()
+        request_head = _engine_head(b"POST", raw_path, passed, replica.endpoint, len(body))
         return Call(request_head, body, endpoint)
     if endpoint.translatable and not (
         replica.speaks_anthropic and endpoint.dialect is Dialect.ANTHROPIC
@@ -298,15 +288,15 @@ def engine_head(
     method: bytes = b"POST",
 ) -> bytes:
     """Request line and headers for an engine. Without a length the body goes in chunks."""
-    parts = [method, b" ", path, b" HTTP/1.1\r\nHost: ", _host(address), b"\r\n"]
-    for name, value in headers:
-        if name not in NOT_FOR_ENGINES and not name.startswith(b"x-herd-"):
-            parts += (name, b": ", value, b"\r\n")
-    if length is None:
-        parts.append(b"transfer-encoding: chunked\r\n\r\n")
-    else:
-        parts.append(b"content-length: %d\r\n\r\n" % length)
-    return b"".join(parts)
+    return _engine_head(method, path, passed_on(headers), address, length)
+
+
+def _engine_head(
+    method: bytes, path: bytes, passed: bytes, address: EngineAddress, length: int | None
+) -> bytes:
+    frame = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+    host = _host(address)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n\r\n" % (method, path, host, passed, frame)
 
 
 def herd_headers(journal: Journal, node_name: Callable[[str], str]) -> list[tuple[bytes, bytes]]:

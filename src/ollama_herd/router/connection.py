@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import httptools
 
 from ollama_herd.core.request import OutcomeKind
+from ollama_herd.router.head import KnownHead
 from ollama_herd.router.reply import HOP_BY_HOP
 
 TAIL_BYTES = 8192
@@ -60,6 +61,9 @@ class EngineConnection(asyncio.Protocol):
         "_head_bytes",
         "_heard",
         "_keep",
+        "_known",
+        "_known_headers",
+        "_loop",
         "_on_body",
         "_parser",
         "_paused",
@@ -87,7 +91,10 @@ class EngineConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport = _UNCONNECTED
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
+        self._known = KnownHead()
+        self._known_headers: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         self._head: asyncio.Future[None] | None = None
         self._done: asyncio.Future[None] | None = None
         self._on_body: Callable[[bytes], None] | None = None
@@ -123,7 +130,7 @@ class EngineConnection(asyncio.Protocol):
 
     async def open_tunnel(self, engine_id: str, key: str) -> None:
         """Ask the node's relay for a byte pipe to one of its engines."""
-        self._head = asyncio.get_running_loop().create_future()
+        self._head = self._loop.create_future()
         self._tunnel_head = bytearray()
         self.transport.write(
             f"CONNECT {engine_id} HTTP/1.1\r\nHost: {engine_id}\r\n"
@@ -138,7 +145,7 @@ class EngineConnection(asyncio.Protocol):
         It fails with UpstreamFailed when the connection ends first.
         """
         self._reset()
-        self._head = asyncio.get_running_loop().create_future()
+        self._head = self._loop.create_future()
         if len(body) <= 16384:
             self.transport.write(head + body)
         else:
@@ -152,7 +159,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self.lost is not None:
             raise UpstreamFailed(OutcomeKind.CLOSED_EARLY, self.lost)
-        self._head = asyncio.get_running_loop().create_future()
+        self._head = self._loop.create_future()
         await self._head
 
     def pass_time(self, passed_s: float) -> None:
@@ -185,7 +192,7 @@ class EngineConnection(asyncio.Protocol):
     async def ended(self) -> bool:
         """Wait for the end of the response; False when it was cut short."""
         if not self.complete and self.lost is None:
-            self._done = asyncio.get_running_loop().create_future()
+            self._done = self._loop.create_future()
             await self._done
             self._done = None
         return self.complete
@@ -274,6 +281,9 @@ class EngineConnection(asyncio.Protocol):
         if is_over or self._head is None or self._head_bytes > MAX_HEAD_BYTES:
             self._fail(OutcomeKind.GARBAGE, "the engine sent bytes that belong to no request")
             return
+        if not self._head_bytes and self._answered_as_before(data):
+            return
+        is_first = not self._head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -288,6 +298,31 @@ class EngineConnection(asyncio.Protocol):
             self._deliver(self._on_body)
         if self.complete:
             self._finish()
+            if is_first and self._keep:
+                self._remember(data)
+
+    def _answered_as_before(self, data: bytes) -> bool:
+        """Take a whole answer whose head is the one remembered; the parser need not see it."""
+        known = self._known
+        end = known.end_in(data)
+        if not end or not known.length or len(data) - end != known.length:
+            return False
+        self.status = 200
+        self.headers, self.content_type = self._known_headers
+        self.length = known.length
+        self.answered = self.complete = self._keep = True
+        self._pending.append(data[end:])
+        if self._on_body is not None:
+            self._deliver(self._on_body)
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Short answers of an engine have the same head again and again, within a second."""
+        if self.status == 200 and self.length is not None and data.startswith(b"HTTP/1.1 200 "):
+            self._known.learn(data[: data.find(b"\r\n\r\n") + 4])
+            self._known_headers = self.headers, self.content_type
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = str(exc) if exc else "the engine closed the connection"
@@ -309,7 +344,7 @@ class EngineConnection(asyncio.Protocol):
             return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # 100 Continue and the like: the real head comes later
-            self.headers.clear()
+            self.headers = []
             return
         chunked = self._sort_headers()
         if chunked:

@@ -17,11 +17,11 @@ from ollama_herd.router.attempt import herd_headers
 from ollama_herd.router.connection import EngineConnection
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate
+from ollama_herd.router.head import RequestHead
 from ollama_herd.router.journal import Journal
 from ollama_herd.router.keys import KeyRing, Ticket
 from ollama_herd.router.reply import Headers, Reply, answer
 from ollama_herd.router.upstream import Upstream
-from ollama_herd.router.wire import RequestHead
 
 FOR_EVER_S = float("inf")
 

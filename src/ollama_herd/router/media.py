@@ -32,13 +32,14 @@ from ollama_herd.api.translate import ENGINE_LACKS_FEATURE
 from ollama_herd.core.node import EngineKind, Replica
 from ollama_herd.router.attempt import Call, engine_head
 from ollama_herd.router.exchange import Parts
+from ollama_herd.router.head import RequestHead
 from ollama_herd.router.picture_store import PATH as PICTURE_PATH
 from ollama_herd.router.picture_store import PictureStore
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import serve
 from ollama_herd.router.slow import BodyRefused, BufferedReply, pumped, read_body, request_head
 from ollama_herd.router.spool import Spool, SpooledBody
-from ollama_herd.router.wire import Limits, RequestHead
+from ollama_herd.router.wire import Limits
 
 CHUNK_BYTES = 256 * 1024
 

@@ -34,10 +34,10 @@ from ollama_herd.router.exchange import (
     Parts,
     held_answer,
 )
+from ollama_herd.router.head import RequestHead
 from ollama_herd.router.hedge import Contender, race
 from ollama_herd.router.reply import Reply, answer
 from ollama_herd.router.unload import make_room, unload
-from ollama_herd.router.wire import RequestHead
 
 __all__ = ["Parts", "serve"]
 

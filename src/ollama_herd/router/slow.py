@@ -16,9 +16,10 @@ from multidict import CIMultiDict
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, body_timeout, body_too_large
 from ollama_herd.api.wishes import FOR_THE_HERD
+from ollama_herd.router.head import RequestHead
 from ollama_herd.router.reply import Headers, Source
 from ollama_herd.router.serve import Parts, serve
-from ollama_herd.router.wire import Limits, RequestHead
+from ollama_herd.router.wire import Limits
 
 HIGH_BYTES = 262144
 """Bytes waiting for a slow client after which its engine is paused."""

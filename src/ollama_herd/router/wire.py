@@ -10,14 +10,13 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-import httptools
 import structlog
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, render
-from ollama_herd.api.wishes import FOR_THE_HERD
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.request import Dialect
+from ollama_herd.router.head import HeadReader, RequestHead
 from ollama_herd.router.reply import STATUS_LINES, Headers, Source, answer
 
 PIPELINE_BYTES = 65536
@@ -30,42 +29,6 @@ CHECKED_FIRST_BYTES = 65536
 """Of a longer body nothing is read before it is clear that the request may come in."""
 
 _log = structlog.get_logger(__name__)
-
-_HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-_NOTED = _HANDED_OVER | FOR_THE_HERD
-
-
-class RequestHead:
-    """Path, headers and client of one request, as far as the request path needs them."""
-
-    __slots__ = ("client", "encoding", "has_wishes", "headers", "length", "odd", "path")
-
-    def __init__(self, client: str) -> None:
-        self.client = client
-        self.path = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.length = 0
-        self.encoding = ""
-        self.odd = False
-        self.has_wishes = False  # headers that are meant for the herd
-
-    # httptools callbacks
-    def on_url(self, url: bytes) -> None:
-        self.path += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        lower = name.lower()
-        if lower == b"content-length":
-            self.length = int(value)
-        elif lower == b"content-encoding":
-            self.encoding = value.decode("latin-1").strip().lower()
-        elif lower in _NOTED:
-            if lower in FOR_THE_HERD:
-                self.has_wishes = True
-            else:
-                self.odd = True
-        self.headers.append((lower, value))
-
 
 Serve = Callable[[Endpoint, RequestHead, bytes, "ClientConnection"], Coroutine[Any, Any, None]]
 
@@ -107,6 +70,7 @@ class Door:
         self.paths = INFERENCE if paths is None else paths
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.loop = asyncio.get_running_loop()
 
     def __call__(self) -> "ClientConnection":
         return ClientConnection(self)
@@ -152,6 +116,7 @@ class ClientConnection(asyncio.Protocol):
         "_endpoint",
         "_head",
         "_head_out",
+        "_heads",
         "_keep",
         "_paused",
         "_source",
@@ -169,6 +134,7 @@ class ClientConnection(asyncio.Protocol):
         self.started = False
         self.finished = False
         self._buffer = b""
+        self._heads: HeadReader
         self._head: RequestHead | None = None
         self._endpoint: Endpoint | None = None
         self._body: list[bytes] = []
@@ -188,6 +154,7 @@ class ClientConnection(asyncio.Protocol):
         door = self._door
         peer = transport.get_extra_info("peername")
         self.client = peer[0] if peer else ""
+        self._heads = HeadReader(self.client)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         door.connections.add(self)
         self._deadline_s = monotonic_s() + door.limits.header_timeout_s
@@ -235,29 +202,22 @@ class ClientConnection(asyncio.Protocol):
     # --- reading ---------------------------------------------------------------------------
 
     def _read_head(self) -> None:
-        data = self._buffer
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > self._door.limits.max_header_bytes or not data[:1].isalpha():
-                self._move_to_aiohttp()  # it says what is wrong, and closes
+        data, door = self._buffer, self._door
+        end = self._heads.known_end(data)
+        head = self._heads.again() if end else None
+        if head is None:
+            end = data.find(b"\r\n\r\n") + 4
+            longest = door.limits.max_header_bytes
+            if end < 4 and len(data) <= longest and data[:1].isalpha():
+                return
+            is_ours = data.startswith(b"POST /") and data[5 : data.find(b" ", 5, 256)] in door.paths
+            if is_ours and 4 <= end <= longest:
+                head = self._heads.read(data[:end])
+        endpoint = None if head is None else door.paths.get(head.path)
+        if head is None or endpoint is None:
+            self._move_to_aiohttp()  # it serves the rest, and says what is wrong
             return
-        endpoint = self._door.paths.get(data[5 : data.find(b" ", 5, 256)])
-        if endpoint is None or not data.startswith(b"POST /"):
-            self._move_to_aiohttp()
-            return
-        end += 4
-        head = RequestHead(self.client)
-        parser = httptools.HttpRequestParser(head)
-        try:
-            parser.feed_data(data[:end])
-        except httptools.HttpParserError:
-            self._move_to_aiohttp()
-            return
-        too_long = end > self._door.limits.max_header_bytes
-        if head.odd or too_long or parser.get_http_version() != "1.1":
-            self._move_to_aiohttp()
-            return
-        self._keep = parser.should_keep_alive() and not self._door.draining
+        self._keep = self._heads.keeps_alive and not self._door.draining
         self._head = head
         self._endpoint = endpoint
         if head.length > CHECKED_FIRST_BYTES:
@@ -293,9 +253,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadline_s = 0.0
         self.started = False
         self.finished = False
-        self._task = asyncio.get_running_loop().create_task(
-            self._door.serve(endpoint, head, body, self)
-        )
+        self._task = self._door.loop.create_task(self._door.serve(endpoint, head, body, self))
         self._task.add_done_callback(self._served)
 
     def _served(self, task: asyncio.Task[None]) -> None:
