@@ -24,8 +24,8 @@ from ollama_herd.router.slow import BodyRefused
 
 _log = structlog.get_logger(__name__)
 
-CORS = "cors"
-"""Under this name a request carries the headers that its answer needs for its origin."""
+CORS = web.RequestKey("cors", Headers)
+"""Under this key a request carries the headers that its answer needs for its origin."""
 
 _OUR_PATHS = ("/fleet", "/dashboard")
 """Below these nothing is Ollama's, so no page but our own has a reason to change anything."""
