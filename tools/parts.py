@@ -62,6 +62,7 @@ OWNERS = (
     ("what outlives a restart", "router/memory.py"),
     ("traces on their way to disk", "store/thread.py"),
     ("counts of ended requests, the state of health", "router/watch.py"),
+    ("the settings of the running router", "router/live.py"),
     ("the database", "store/database.py"),
     ("identity of a node", "agent/identity.py"),
     ("engines of a node", "agent/engine_watch.py"),

@@ -11,6 +11,7 @@ from aiohttp import web
 from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.config import RouterSettings
 from ollama_herd.router.app import Herd
+from ollama_herd.router.live import LiveSettings
 from ollama_herd.router.memory import Memory
 from tools.markdown import table
 from tools.sources import paragraph
@@ -70,5 +71,6 @@ def herd_app() -> web.Application:
     """The control plane as `herd` builds it; nothing is opened, nothing listens."""
     with tempfile.TemporaryDirectory() as folder:
         settings = RouterSettings(home=Path(folder))
-        herd = Herd(settings, Memory(settings))
+        memory = Memory(settings)
+        herd = Herd(LiveSettings(settings, {}, memory.setting_store, {}), memory)
     return herd._runner.app  # noqa: SLF001 - the one thing here that only the router needs else

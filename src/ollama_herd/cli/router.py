@@ -12,14 +12,16 @@ _AFTER_DRAIN_S = 0.9
 
 def start(flags: Mapping[str, object]) -> None:
     """Returns after a clean shutdown; ends the process with one line when it cannot start."""
-    settings = load_or_fail(RouterSettings, flags).settings
+    settings, origins = load_or_fail(RouterSettings, flags)
     process.start_logging(settings)
     with process.held_home(settings.home, "herd.lock"):
         from ollama_herd.router.app import run  # noqa: PLC0415 - slow to load
         from ollama_herd.router.telemetry import TelemetryUnavailable  # noqa: PLC0415
 
         try:
-            process.run(lambda: run(settings), shutdown_s=settings.drain_s + _AFTER_DRAIN_S)
+            process.run(
+                lambda: run(settings, origins), shutdown_s=settings.drain_s + _AFTER_DRAIN_S
+            )
         except TelemetryUnavailable as error:
             process.fail(str(error))
         except OSError as error:

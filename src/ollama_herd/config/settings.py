@@ -299,6 +299,12 @@ class RouterSettings(Settings):
         default=False,
         description="offer models that Ollama's cloud runs; prompts to them leave your network",
     )
+    fallbacks: bool = Field(
+        default=True, description="let requests name other models that may answer instead"
+    )
+    priorities: bool = Field(
+        default=True, description="let requests say that they may wait behind the others"
+    )
     allow_destructive: bool = Field(
         default=True,
         description="let clients pull, push, create, copy, delete and upload; else they get 403",

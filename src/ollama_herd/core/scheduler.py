@@ -65,6 +65,10 @@ class Scheduler:
         """What is in flight; for `decide`, views and canaries, not to be changed by others."""
         return self._load
 
+    def queue_by(self, settings: QueueSettings) -> None:
+        """Other bounds from now on; who waits already keeps the place."""
+        self._settings = settings
+
     def on_request(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Effect]:
         """A request arrived: granted at once, held, or refused."""
         if now_s - self._ticked_s >= TICK_S:

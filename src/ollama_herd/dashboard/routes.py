@@ -12,6 +12,13 @@ import msgspec
 from aiohttp import web
 
 from ollama_herd.clock import now_s
+from ollama_herd.dashboard.answers import (
+    RecordsUnavailable,
+    bad_field,
+    error_answer,
+    json_answer,
+    parameters,
+)
 from ollama_herd.dashboard.assets import INDEX, LOGIN_PAGE, NOT_BUILT, SECURITY_HEADERS, Asset, load
 from ollama_herd.dashboard.login import LOGIN, Login
 from ollama_herd.dashboard.queries import (
@@ -28,18 +35,12 @@ from ollama_herd.dashboard.queries import (
 READS_AT_ONCE = 4
 """Questions to the database under way at once; the others wait for their turn."""
 
-JSON = "application/json; charset=utf-8"
-
 _EXPORTS = {
     "csv": ("text/csv; charset=utf-8", "csv"),
     "jsonl": ("application/x-ndjson; charset=utf-8", "jsonl"),
 }
 
 _Answer = TypeVar("_Answer")
-
-
-class RecordsUnavailable(Exception):  # noqa: N818 - an answer to a browser, not a defect
-    """No traces can be read now; the message says why and what to do."""
 
 
 class Subscription(Protocol):
@@ -156,27 +157,27 @@ class _Data:
 
     async def fleet(self, _request: web.Request) -> web.Response:
         """All nodes, engines, models and queues now."""
-        return _json(self._fleet())
+        return json_answer(self._fleet())
 
     async def traces(self, request: web.Request) -> web.Response:
         """Requests that have ended, newest first, filtered."""
         try:
-            query = trace_query(_parameters(request))
-            return _json(await self._read(lambda: self._records.page(query)))
+            query = trace_query(parameters(request))
+            return json_answer(await self._read(lambda: self._records.page(query)))
         except BadField as bad:
-            return _bad(bad)
+            return bad_field(bad)
         except RecordsUnavailable as unavailable:
-            return _error(503, "traces_unavailable", str(unavailable))
+            return error_answer(503, "traces_unavailable", str(unavailable))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         """All requests that match the filters, as CSV or as a JSON object a line."""
         try:
-            query = export_query(_parameters(request))
+            query = export_query(parameters(request))
             lines, cursor, count = await self._lines(query, query.page, query.limit)
         except BadField as bad:
-            return _bad(bad)
+            return bad_field(bad)
         except RecordsUnavailable as unavailable:
-            return _error(503, "traces_unavailable", str(unavailable))
+            return error_answer(503, "traces_unavailable", str(unavailable))
         content_type, ending = _EXPORTS[query.format]
         disposition = f'attachment; filename="herd-traces.{ending}"'
         response = web.StreamResponse(
@@ -210,42 +211,42 @@ class _Data:
         try:
             found = await self._read(lambda: self._records.one(request_id))
         except RecordsUnavailable as unavailable:
-            return _error(503, "traces_unavailable", str(unavailable))
+            return error_answer(503, "traces_unavailable", str(unavailable))
         if found is None:
             reason = "no such request: it may have been longer ago than traces are kept"
-            return _error(404, "unknown_request", reason)
-        return _json(found)
+            return error_answer(404, "unknown_request", reason)
+        return json_answer(found)
 
     async def trends(self, request: web.Request) -> web.Response:
         """Requests, tokens and times to first token by minute or hour."""
         try:
-            query = trend_query(_parameters(request), now_s())
-            return _json(await self._read(lambda: self._records.trend(query)))
+            query = trend_query(parameters(request), now_s())
+            return json_answer(await self._read(lambda: self._records.trend(query)))
         except BadField as bad:
-            return _bad(bad)
+            return bad_field(bad)
         except RecordsUnavailable as unavailable:
-            return _error(503, "traces_unavailable", str(unavailable))
+            return error_answer(503, "traces_unavailable", str(unavailable))
 
     async def health(self, _request: web.Request) -> web.Response:
         """All health checks: what each of them sees, since when, and what to do."""
-        return _json(self._health.now())
+        return json_answer(self._health.now())
 
     async def health_changes(self, request: web.Request) -> web.Response:
         """What changed in the state of health, newest first."""
         try:
-            limit = changes_limit(_parameters(request))
-            return _json(await self._read(lambda: self._health.changes(limit)))
+            limit = changes_limit(parameters(request))
+            return json_answer(await self._read(lambda: self._health.changes(limit)))
         except BadField as bad:
-            return _bad(bad)
+            return bad_field(bad)
         except RecordsUnavailable as unavailable:
-            return _error(503, "traces_unavailable", str(unavailable))
+            return error_answer(503, "traces_unavailable", str(unavailable))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the whole state, then what changes."""
         subscription = self._feed.try_subscribe()
         if subscription is None:
             reason = "too many dashboards are open; close one, or ask again later"
-            return _error(503, "too_many_dashboards", reason)
+            return error_answer(503, "too_many_dashboards", reason)
         try:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             response = web.StreamResponse(headers=headers)
@@ -268,37 +269,12 @@ class _Data:
             return await asyncio.to_thread(read)
 
 
-def _parameters(request: web.Request) -> Mapping[str, str]:
-    """The query without empty values. Raises BadField for one that is there twice."""
-    given: dict[str, str] = {}
-    for name, value in request.query.items():
-        if name in given:
-            raise BadField(name[:40], "given more than once")
-        given[name] = value
-    return {name: value for name, value in given.items() if value}
-
-
 def _file(request: web.Request, asset: Asset) -> web.Response:
     caching = "public, max-age=31536000, immutable" if asset.is_hashed else "no-cache"
     headers = {"ETag": asset.etag, "Cache-Control": caching, "Content-Type": asset.content_type}
     if request.headers.get("If-None-Match") == asset.etag:
         return web.Response(status=304, headers=headers)
     return web.Response(body=asset.body, headers=headers)
-
-
-def _json(body: bytes, status: int = 200) -> web.Response:
-    headers = {"Content-Type": JSON, "Cache-Control": "no-store"}
-    return web.Response(body=body, status=status, headers=headers)
-
-
-def _bad(bad: BadField) -> web.Response:
-    return web.json_response(
-        {"error": str(bad), "code": "bad_filter", "field": bad.field}, status=400
-    )
-
-
-def _error(status: int, code: str, reason: str) -> web.Response:
-    return web.json_response({"error": reason, "code": code}, status=status)
 
 
 async def _secure(request: web.Request, response: web.StreamResponse) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
@@ -14,7 +15,7 @@ from ollama_herd import __version__
 from ollama_herd.api.errors import ApiError
 from ollama_herd.api.joining import JoinMode
 from ollama_herd.clock import monotonic_s
-from ollama_herd.config import RouterSettings
+from ollama_herd.config import Origin, RouterSettings
 from ollama_herd.core.access import Access
 from ollama_herd.core.canary import CanarySettings
 from ollama_herd.core.health.values import RouterFacts, Stuck
@@ -24,6 +25,7 @@ from ollama_herd.core.predict import Predictor
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.core.trace import Trace
+from ollama_herd.dashboard.settings import add_setting_routes
 from ollama_herd.router.admission import Admission
 from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
@@ -33,6 +35,7 @@ from ollama_herd.router.joining import add_joining_routes
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.listening import Listening, listen
+from ollama_herd.router.live import LiveSettings
 from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.nodes import add_node_routes
@@ -41,6 +44,7 @@ from ollama_herd.router.preload import Preloads
 from ollama_herd.router.registry import Registry
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts, serve
+from ollama_herd.router.setting_answers import SettingAnswers
 from ollama_herd.router.telemetry import Telemetry
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.watch import Watch
@@ -74,8 +78,8 @@ POLL_S = 0.02
 class Herd:
     """A running router. `port` is the one it listens on (settings may ask for any free one)."""
 
-    def __init__(self, settings: RouterSettings, memory: Memory) -> None:
-        self._settings = settings
+    def __init__(self, live: LiveSettings, memory: Memory) -> None:
+        self._settings = settings = live.current
         self.registry = _registry(settings, memory)
         self._predictor = Predictor()
         memory.teach(self._predictor)
@@ -109,8 +113,6 @@ class Herd:
             gate=gate,
             keys=self.keys,
             max_attempts=settings.max_attempts,
-            silence=_silence(settings),
-            continue_streams=settings.continue_streams,
         )
         app = control_app(
             parts=parts,
@@ -120,17 +122,20 @@ class Herd:
             limits=settings,
             traces=lambda: memory.traces,
             watch=self.watch,
-            changes_allowed=settings.allow_destructive,
+            changes_allowed=lambda: self._settings.allow_destructive,
         )
         MediaRoutes(parts, settings).add_to(app)
+        add_setting_routes(app, SettingAnswers(live, self.keys))
         add_node_routes(app, self.registry, memory.forget)
-        pins = PinAnswers(
+        PinAnswers(
             self.dispatcher, lambda: self.registry.fleet, memory.pins, memory.keep_pins
-        )
-        pins.add_routes(app)
+        ).add_routes(app)
         add_joining_routes(app, self.registry, memory.keep_rule)
         self._runner = _runner(app, settings)
         self._parts = parts
+        self._memory = memory
+        live.on_change(self._apply)
+        self._apply(settings)
         self._door: Door | None = None
         self.port = 0
 
@@ -192,6 +197,18 @@ class Herd:
         self.dispatcher.drain()
         await self._runner.cleanup()
         self.upstream.close()
+
+    def _apply(self, settings: RouterSettings) -> None:
+        """Put into effect what may change while the router runs (`config/live.py`)."""
+        self._settings = settings
+        parts = self._parts
+        parts.max_attempts = settings.max_attempts
+        parts.silence = _silence(settings)
+        parts.continue_streams = settings.continue_streams
+        parts.fallbacks = settings.fallbacks
+        parts.priorities = settings.priorities
+        self.dispatcher.queue_by(_queue(settings))
+        self._memory.retain(settings)
 
     def _facts(self) -> RouterFacts:
         return RouterFacts(
@@ -295,10 +312,15 @@ def _ended(count: Callable[[Trace], None], keep: Callable[[Trace], None], trace:
 
 
 @asynccontextmanager
-async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
-    """A router that listens from enter to exit; exit drains it."""
+async def running(
+    settings: RouterSettings, origins: Mapping[str, Origin] = MappingProxyType({})
+) -> AsyncIterator[Herd]:
+    """A router that listens from enter to exit; exit drains it. `origins` are where the settings
+    come from.
+    """
     async with remembering(settings) as memory:
-        herd = Herd(settings, memory)
+        live = LiveSettings(settings, origins, memory.setting_store, memory.changed_settings)
+        herd = Herd(live, memory)
         herd.registry.restore(memory.nodes)
         listening = await herd.listen()
         ticking = spawn(herd.pass_time(), name="tick")
@@ -315,9 +337,11 @@ async def running(settings: RouterSettings) -> AsyncIterator[Herd]:
                 await asyncio.to_thread(herd.telemetry.close)
 
 
-async def run(settings: RouterSettings) -> None:
+async def run(
+    settings: RouterSettings, origins: Mapping[str, Origin] = MappingProxyType({})
+) -> None:
     """Run until cancelled; returns after a clean shutdown. The process is the router's alone."""
-    async with running(settings) as herd:
+    async with running(settings, origins) as herd:
         gc.collect()
         gc.freeze()  # what is here now stays: modules, routes, the fleet
         gc.set_threshold(*GC_THRESHOLDS)

@@ -55,7 +55,7 @@ def control_app(
     limits: Limits,
     traces: Callable[[], TraceStore | None],
     watch: Watch,
-    changes_allowed: bool = True,
+    changes_allowed: Callable[[], bool],
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
     app = web.Application(middlewares=[front(gate, parts.keys), plain_errors])

@@ -14,6 +14,7 @@ from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import StuckRunner
 from ollama_herd.core.pins import Pin, Pinned
+from ollama_herd.core.queue import QueueSettings
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
@@ -63,6 +64,10 @@ class Dispatcher:
     def tell_stuck(self, tell: Callable[[tuple[StuckRunner, ...]], None]) -> None:
         """Who hears, at each tick, which runners hang."""
         self._tell_stuck = tell
+
+    def queue_by(self, settings: QueueSettings) -> None:
+        """Other bounds of the queue from now on."""
+        self._scheduler.queue_by(settings)
 
     def tick(self) -> None:
         """Let held requests time out and be looked at again; load what will be needed, and ask

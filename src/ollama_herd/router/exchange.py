@@ -44,9 +44,9 @@ _run_id = secrets.token_hex(4)
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
-    """What the request path works with; built once in `app`."""
+    """What the request path works with; built once in `app`, which alone changes it (settings)."""
 
     dispatcher: Dispatcher
     upstream: Upstream
@@ -58,6 +58,8 @@ class Parts:
     max_attempts: int
     silence: SilenceLimits = field(default_factory=SilenceLimits)
     continue_streams: bool = True
+    fallbacks: bool = True
+    priorities: bool = True
 
 
 class Exhausted(Exception):  # noqa: N818 - an answer to a client, not a defect

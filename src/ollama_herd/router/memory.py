@@ -5,7 +5,7 @@ costs memory, never a request.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -24,6 +24,7 @@ from ollama_herd.store.errors import StoreError
 from ollama_herd.store.expiry import Retention
 from ollama_herd.store.fleet import FleetStore
 from ollama_herd.store.health import HealthStore
+from ollama_herd.store.settings import SettingStore
 from ollama_herd.store.traces import TraceStore, open_traces
 from ollama_herd.tasks import cancel_and_wait, spawn
 
@@ -50,6 +51,8 @@ class Memory:
         self._database = Database(settings.database_url or settings.home)
         self._fleet_store = FleetStore(self._database)
         self.health_changes = HealthStore(self._database)
+        self.setting_store = SettingStore(self._database)
+        self.changed_settings: Mapping[str, str] = {}
         self._access_store = AccessStore(self._database, settings.home)
         self._access: Access | None = Access()
         self._take_access: Callable[[Access | None], None] | None = None
@@ -68,6 +71,7 @@ class Memory:
         """Read everything. Blocks: call it in a worker thread."""
         try:
             self.nodes = self._fleet_store.load()
+            self.changed_settings = self.setting_store.load()
             body = self._fleet_store.load_learned(_PREDICTOR)
             if body is not None:
                 self.learned = msgspec.json.decode(body, type=PredictorState)
@@ -84,6 +88,12 @@ class Memory:
             self._access = None if self._access_store.were_keys_needed else Access()
         if self._settings.traces:
             self._traces = open_traces(self._database, self._retention())
+
+    def retain(self, settings: RouterSettings) -> None:
+        """Keep traces as these settings say from now on."""
+        self._settings = settings
+        if self._traces is not None:
+            self._traces.retain(self._retention())
 
     def bind(self, node_id: str, key_hash: str) -> bool:
         """Whether the key speaks for the node; the first key it shows becomes its own."""

@@ -11,8 +11,8 @@ from ollama_herd.core.decision import Cost
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.health.values import Transition
 from ollama_herd.core.request import Attempt
+from ollama_herd.dashboard.answers import RecordsUnavailable
 from ollama_herd.dashboard.queries import BadField, TraceQuery, TrendQuery
-from ollama_herd.dashboard.routes import RecordsUnavailable
 from ollama_herd.router.trace_csv import csv_head, csv_lines
 from ollama_herd.router.watch import Watch
 from ollama_herd.store.errors import StoreError

@@ -136,6 +136,8 @@ async def _answer_or_fall_back(
 
 async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceRequest) -> bool:
     """The first fallback model that a node can serve; False when there is none."""
+    if not exchange.parts.fallbacks:
+        return False
     more = exchange.more
     for name in parsed.fallback_models:
         body = replace_model(parsed.body, name) if parsed.body else b""
@@ -349,7 +351,8 @@ def _winner(decision: RouteDecision) -> Candidate:
 def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
     endpoint, head = exchange.endpoint, exchange.head
     ticket = exchange.ticket
-    priority = priority_of(head.headers) if head.has_wishes else Priority.INTERACTIVE
+    heeded = head.has_wishes and exchange.parts.priorities
+    priority = priority_of(head.headers) if heeded else Priority.INTERACTIVE
     return InferenceRequest(
         request_id=exchange.request_id,
         model=parsed.model,

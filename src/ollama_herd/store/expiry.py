@@ -48,7 +48,7 @@ class Expiry:
 
     def __init__(self, engine: Engine, retention: Retention) -> None:
         self._engine = engine
-        self._retention = retention
+        self.retention = retention
         self._oldest_s = float("-inf")
         self._excess = 0
         self._deleted = 0
@@ -58,8 +58,8 @@ class Expiry:
         with self._engine.begin() as connection:
             total = connection.execute(select(func.count()).select_from(traces)).scalar_one()
             aged = 0
-            if self._retention.days > 0:
-                self._oldest_s = now_s() - self._retention.days * 86400.0
+            if self.retention.days > 0:
+                self._oldest_s = now_s() - self.retention.days * 86400.0
                 aged = connection.execute(
                     select(func.count()).where(traces.c.started_at < self._oldest_s)
                 ).scalar_one()
@@ -70,17 +70,17 @@ class Expiry:
         if aged or self._excess:
             _log.info(
                 "deleting old traces",
-                older_than_days=self._retention.days,
+                older_than_days=self.retention.days,
                 too_old=aged,
-                max_rows=self._retention.max_rows,
-                max_bytes=self._retention.max_bytes,
+                max_rows=self.retention.max_rows,
+                max_bytes=self.retention.max_bytes,
                 too_many=self._excess,
                 kept=total - aged - self._excess,
             )
 
     def _most_rows(self, connection: Connection, total: int) -> int | None:
         """How many traces may be kept, None when there is no limit."""
-        retention = self._retention
+        retention = self.retention
         limits = [retention.max_rows] if retention.max_rows > 0 else []
         if retention.max_bytes > 0 and total:
             limits.append(int(retention.max_bytes / _row_bytes(connection, total)))
@@ -107,7 +107,7 @@ class Expiry:
         return self._prune_labels()
 
     def _delete_aged(self, connection: Connection) -> int:
-        if self._retention.days <= 0:
+        if self.retention.days <= 0:
             return 0
         some = (
             select(traces.c.id)
@@ -118,8 +118,8 @@ class Expiry:
         return connection.execute(delete(traces).where(traces.c.id.in_(some))).rowcount
 
     def _delete_old_trends(self, connection: Connection) -> None:
-        hours_s = max(HOUR_TRENDS_S, self._retention.days * 86400.0)
-        if self._retention.days <= 0:
+        hours_s = max(HOUR_TRENDS_S, self.retention.days * 86400.0)
+        if self.retention.days <= 0:
             hours_s = float("inf")
         for step_s, kept_s in ((60, MINUTE_TRENDS_S), (3600, hours_s)):
             for table in (trends, trend_ttfts):

@@ -16,7 +16,7 @@ from ollama_herd import __version__
 from ollama_herd.clock import now_s
 from ollama_herd.store.errors import StoreError, StoreErrorKind
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration (a test compares it with the scripts)."""
 
 VERSION_TABLE = "herd_schema"

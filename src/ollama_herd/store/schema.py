@@ -153,6 +153,25 @@ health_changes = Table(
     Index("health_changes_time", "changed_at"),
 )
 
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    _number("changed_at"),
+)
+
+setting_changes = Table(
+    "setting_changes",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    _number("changed_at"),
+    Column("name", Text, nullable=False),
+    Column("value_before", Text, nullable=False),
+    Column("value_after", Text, nullable=False),
+    Column("who", Text, nullable=False),
+)
+
 # Who may do what; bodies are JSON of `core.access`.
 access = Table(
     "access",

@@ -92,6 +92,13 @@ class WriterThread:
             self._is_waiting = False
             self._wake.set()
 
+    def retain(self, retention: Retention) -> None:
+        """Keep more or less from the next look on."""
+        self._retention = retention
+        if self._expiry is not None:
+            self._expiry.retention = retention
+        self._expiry_due_s = 0.0
+
     def close(self, timeout_s: float) -> int:
         """Write what waits for at most `timeout_s`; the number of traces that were lost. Blocks."""
         self._give_up_s = monotonic_s() + timeout_s

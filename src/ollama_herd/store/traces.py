@@ -69,6 +69,10 @@ class TraceStore:
             file_bytes=thread.file_bytes,
         )
 
+    def retain(self, retention: Retention) -> None:
+        """Keep more or less from now on; returns at once."""
+        self._thread.retain(retention)
+
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits, for at most so long; False when something was lost. Blocks."""
         return not self._thread.close(timeout_s)

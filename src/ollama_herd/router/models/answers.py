@@ -1,5 +1,6 @@
 """What all calls that manage models share: their parts, refusals, reading and answering."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -17,12 +18,12 @@ from ollama_herd.router.wire import Limits
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
-    """What these calls work with; built once. `changes_allowed` is the owner's setting."""
+    """What these calls work with; built once. `changes_allowed()` is the owner's setting now."""
 
     upstream: Upstream
     registry: Registry
     limits: Limits
-    changes_allowed: bool
+    changes_allowed: Callable[[], bool]
 
 
 class CallRefused(Exception):  # noqa: N818 - an answer to a client, not a defect

@@ -1,6 +1,7 @@
 """The table of the calls that manage models."""
 
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -25,8 +26,8 @@ def add_model_routes(app: web.Application, parts: ModelParts) -> None:
     transfers, changes, accounts = Transfers(parts, blobs), Changes(parts), Accounts(parts)
 
     def add(method: str, path: str, handler: Handler, *, is_change: bool = False) -> None:
-        refuses = is_change and not parts.changes_allowed
-        app.router.add_route(method, path, _guarded(_refuse_changes if refuses else handler))
+        allowed = parts.changes_allowed if is_change else None
+        app.router.add_route(method, path, _guarded(handler, allowed))
 
     add("GET", "/api/ps", Running(parts).ps)
     add("POST", "/api/show", Shows(parts).show)
@@ -45,9 +46,11 @@ def add_model_routes(app: web.Application, parts: ModelParts) -> None:
     add("POST", "/v1/messages/count_tokens", _token_counter(parts))
 
 
-def _guarded(handler: Handler) -> Handler:
+def _guarded(handler: Handler, allowed: Callable[[], bool] | None) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
+            if allowed is not None and not allowed():
+                _refuse_change()
             return await handler(request)
         except CallRefused as refused:
             return refusal(refused.error, request.path)
@@ -55,7 +58,7 @@ def _guarded(handler: Handler) -> Handler:
     return handle
 
 
-async def _refuse_changes(_request: web.Request) -> web.StreamResponse:
+def _refuse_change() -> NoReturn:
     message = (
         "the owner of this herd has switched off pull, push, create, copy, delete and uploads "
         "(allow_destructive = false)"
