@@ -51,6 +51,13 @@ def test_every_form_ollama_takes_is_read_with_it(body):
     assert parsed.load_options == (("num_ctx", 2048),)
 
 
+@pytest.mark.parametrize("value", [b'"big"', b"0", b"-1", b"2.5", b"[]", b"true"])
+def test_a_window_that_is_none_is_left_to_the_engine(value):
+    for key in (b"num_ctx", b"num\\u005fctx"):
+        body = b'{"model":"m","options":{"%s": %s, "seed": 1}}' % (key, value)
+        assert with_num_ctx(CHAT, body, 2048) == body
+
+
 @pytest.mark.parametrize("body", [b'{"options":[1]}', b'{"options":"x"}', b"", b"[]", b"{"])
 def test_what_makes_no_sense_is_left_to_the_engine(body):
     assert with_num_ctx(CHAT, body, 2048) == body

@@ -115,7 +115,8 @@ def without_member(endpoint: Endpoint, body: bytes, key: str) -> bytes | ApiErro
 
 def with_num_ctx(endpoint: Endpoint, body: bytes, num_ctx: int) -> bytes:
     """`body` of Ollama's dialect with `num_ctx` among its options, where it names none; all other
-    values byte by byte as they were. A body whose options are no object comes back unchanged.
+    values byte by byte as they were. A body whose options are no object comes back unchanged, and
+    one that names a `num_ctx` that is none (`"big"`): the engine has to refuse that.
     """
     members = _members(endpoint, body)
     if isinstance(members, ApiError):
@@ -125,7 +126,11 @@ def with_num_ctx(endpoint: Endpoint, body: bytes, num_ctx: int) -> bytes:
     raw = bytes(members.get(name, b"{}")).strip()
     if raw == b"null":
         raw = b"{}"
-    if not raw.endswith(b"}"):
+    try:
+        named = _MEMBERS.decode(raw).get("num_ctx")
+    except msgspec.DecodeError:
+        return body
+    if named is not None and first_byte(named) != ord("n"):
         return body
     # At the end: of two that are alike, one of them null, the last counts.
     inner = raw[1:-1].strip()
