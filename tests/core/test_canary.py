@@ -11,7 +11,7 @@ from ollama_herd.core.decision import Eliminated
 from ollama_herd.core.fleet import NodeReported, RunnersStuck, apply
 from ollama_herd.core.node import EngineKind, LoadedModel, NoticedBy
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.request import OutcomeKind
+from ollama_herd.core.request import Kind, OutcomeKind
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.core.silence import SilenceLimits
 from tests.core.fleets import engine, fleet_of, model, report, request
@@ -27,11 +27,11 @@ def at(time_s):
     return datetime.fromtimestamp(time_s, UTC).isoformat()
 
 
-def loaded_report(node_id, seq=1, expires_at=FOR_EVER, names=(NAME,), **more):
+def loaded_report(node_id, seq=1, expires_at=FOR_EVER, names=(NAME,), can=(), **more):
     listed = tuple(
         LoadedModel(name=n, size_bytes=1, context_length=4096, expires_at=expires_at) for n in names
     )
-    one = engine([model(n) for n in names], slots=4, **more)
+    one = engine([model(n, capabilities=can) for n in names], slots=4, **more)
     return report(node_id, [msgspec.structs.replace(one, loaded=listed)], seq=seq)
 
 
@@ -80,6 +80,12 @@ def test_an_idle_replica_is_asked_as_it_was_asked_last():
     case.end(canary, OutcomeKind.COMPLETED)
     assert case.plan(EVERY_S - 10) == []
     assert len(case.plan(11)) == 1
+
+
+def test_a_model_that_makes_pictures_is_not_asked():
+    case = Case("a", can=("image",))
+    case.serve(kind=Kind.IMAGE, work=20)
+    assert case.plan(10 * EVERY_S) == []
 
 
 def test_what_never_answered_here_is_not_asked():

@@ -154,7 +154,12 @@ LOUD_AND_QUIET = {
             snapshot(node(engines=[engine([model()], error="connection refused")])),
             snapshot(report("a", [])),
         ],
-        [snapshot()],
+        [
+            snapshot(),
+            snapshot(
+                node(engines=[engine([model()]), engine([], engine_id="image-service", error="x")])
+            ),
+        ],
     ),
     "memory-pressure": (
         [
@@ -314,10 +319,14 @@ LOUD_AND_QUIET = {
         [snapshot(queue=waiting(20)), snapshot(ended=turned_away(RefusalKind.UNKNOWN_MODEL))],
     ),
     "services": (
-        [snapshot(node(engines=[image_engine("connection refused")]))],
+        [
+            snapshot(node(engines=[image_engine("connection refused")])),
+            snapshot(node(engines=[engine([], engine_id="image-service", error="no weights")])),
+        ],
         [
             snapshot(node(engines=[image_engine("")])),
             snapshot(node(engines=[engine([model()], error="connection refused")])),
+            snapshot(node(engines=[engine([], engine_id="speech-service")])),
         ],
     ),
     "disk": (

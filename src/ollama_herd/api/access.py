@@ -15,6 +15,7 @@ _OPEN = frozenset(
         "/",
         "/api/version",
         "/dashboard/assets/{name}",
+        "/v1/images/files/{name}",  # the name is the key: an app shows it in a page
         "/dashboard/login",
         "/dashboard/logout",
         "/fleet/heartbeat",  # a node shows a key of its own
@@ -26,7 +27,7 @@ _INFERENCE = frozenset(
     f"/api/{name}"
     for name in (
         *("chat", "generate", "embed", "embeddings", "generate-image", "transcribe"),
-        *("tags", "ps", "show", "status", "me"),
+        *("tags", "ps", "show", "status", "me", "image-models"),
     )
 )
 

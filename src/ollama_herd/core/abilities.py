@@ -20,6 +20,10 @@ WORDS: Mapping[Kind, frozenset[str]] = MappingProxyType(
 )
 """One of these makes a model fit for a kind of request."""
 
+IMAGE_SERVICE = "image-service"
+SPEECH_SERVICE = "speech-service"
+"""Ids of the engines that an agent itself is, for what is installed on its machine."""
+
 _ONLY = frozenset({IMAGE, TRANSCRIPTION})
 """A model that can do one of these and nothing else is sure to do nothing else."""
 

@@ -9,6 +9,7 @@ has been idle for longer than it has left.
 
 import msgspec
 
+from ollama_herd.core.abilities import IMAGE
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import ReplicaLoad
 from ollama_herd.core.load import REPORT_LAG_S, Load
@@ -124,7 +125,8 @@ class Canaries:
             return None
         for found in fleet.replicas.get(last.model_key, ()):
             if found.slot_key == replica.key and found.loaded is not None:
-                return found
+                # For a model that makes pictures a word is enough to make a whole one.
+                return None if IMAGE in found.model.capabilities else found
         return None
 
     def _is_due(self, replica: ReplicaLoad, found: Replica, now_s: float, time_s: float) -> bool:

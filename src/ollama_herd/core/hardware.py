@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ollama_herd.core.abilities import purpose
 from ollama_herd.core.node import Gpu, Model, Platform, Vitals
 
 GB = 1e9
@@ -41,6 +42,7 @@ class ModelScale(msgspec.Struct, frozen=True):
     size_gb: float
     parameters_b: float
     active_b: float
+    purpose: str = "text"  # as `abilities.purpose` has it
 
     @property
     def is_mixture(self) -> bool:
@@ -62,6 +64,13 @@ DECODE_EFFICIENCY = 0.65
 
 FASTEST_STEP_S = 1 / 200
 """No prior promises more than 200 tokens/s: kernel launches and sampling have a floor."""
+
+WORK_STEP_S = {
+    "image": {Compute.APPLE: 2.0, Compute.DISCRETE: 0.4, Compute.CPU: 20.0},
+    "speech": {Compute.APPLE: 0.04, Compute.DISCRETE: 0.02, Compute.CPU: 0.3},
+}
+"""Seconds a unit of work takes (`InferenceRequest.work`): a step of a picture of a megapixel, a
+second of sound. Orders of magnitude only, not measured: models differ by more than machines do."""
 
 DEFAULT_SIZE_GB = 4.5
 DEFAULT_PARAMETERS_B = 7.0
@@ -207,7 +216,8 @@ def scale_of(model: Model) -> ModelScale:
         size = parameters * each if model.details.parameter_size else DEFAULT_SIZE_GB
     # Below this a model is a test file; the floor keeps every rate finite.
     size, parameters = max(size, 0.01), max(parameters, 0.01)
-    return ModelScale(size, parameters, _active_b(model, parameters, experts))
+    active = _active_b(model, parameters, experts)
+    return ModelScale(size, parameters, active, purpose(model))
 
 
 def _parameters_b(text: str) -> tuple[float, int]:
@@ -253,7 +263,9 @@ def prefill_tokens_s(hardware: Hardware, scale: ModelScale) -> float:
 
 
 def step_s(hardware: Hardware, scale: ModelScale) -> float:
-    """Prior of the time a token takes while a request is alone."""
+    """Prior of the time a token, or a unit of other work, takes while a request is alone."""
+    if scale.purpose in WORK_STEP_S:
+        return WORK_STEP_S[scale.purpose][hardware.compute]
     read_gb = scale.size_gb * scale.active_b / scale.parameters_b
     if scale.is_mixture:
         read_gb = min(2 * read_gb, scale.size_gb)

@@ -10,6 +10,7 @@ from ollama_herd.agent.services.local import Handler, refusal
 from ollama_herd.agent.services.painter import Painter, PaintingFailed, seeds_of
 from ollama_herd.agent.services.recipes import Picture
 from ollama_herd.clock import now_s
+from ollama_herd.core.abilities import IMAGE_SERVICE
 from ollama_herd.core.node import Model
 
 ROUND_TO = 16
@@ -33,7 +34,7 @@ class _Asked(msgspec.Struct):
 class PictureSkill:
     """A `Skill` over a painter."""
 
-    engine_id = "image-service"
+    engine_id = IMAGE_SERVICE
 
     def __init__(self, painter: Painter) -> None:
         self._painter = painter

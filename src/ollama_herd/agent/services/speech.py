@@ -11,6 +11,7 @@ from aiohttp import web
 from ollama_herd.agent.services.listener import WEIGHTS, Listener, ListeningFailed
 from ollama_herd.agent.services.local import Handler, refusal
 from ollama_herd.agent.services.transcripts import FORMATS, rendered
+from ollama_herd.core.abilities import SPEECH_SERVICE
 from ollama_herd.core.node import Model
 
 CHUNK_BYTES = 1024 * 1024
@@ -29,7 +30,7 @@ class _Form:
 class SpeechSkill:
     """A `Skill` over a listener. A recording goes to a file as it comes, removed at the end."""
 
-    engine_id = "speech-service"
+    engine_id = SPEECH_SERVICE
 
     def __init__(self, listener: Listener, home: Path) -> None:
         self._listener = listener

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ollama_herd.core.abilities import IMAGE_SERVICE, SPEECH_SERVICE
 from ollama_herd.core.health.values import Seen, Severity, Snapshot
 from ollama_herd.core.health.words import counted, gb, listed, percent, plain, ram, seconds
 from ollama_herd.core.node import Node, NodeStatus, Pressure, Reach
@@ -68,7 +69,7 @@ def engine_unreachable(snapshot: Snapshot) -> Iterator[Seen]:
             advice = "Start Ollama there, or name the engine: herd-node --engine http://HOST:PORT."
             yield Seen(Severity.WARNING, node.node_id, name, text, advice, node_id=node.node_id)
         for engine in node.engines:
-            if engine.error:
+            if engine.error and engine.engine_id not in _LOCAL_SERVICES:
                 yield Seen(
                     Severity.WARNING
                     if works or _others_work(snapshot, node)
@@ -197,7 +198,16 @@ def services(snapshot: Snapshot) -> Iterator[Seen]:
         for engine in node.engines:
             can = {word for model in engine.models for word in model.capabilities}
             kinds = sorted(can & _SERVICES.keys())
-            if kinds and engine.error:
+            if engine.error and not kinds and engine.engine_id in _LOCAL_SERVICES:
+                yield Seen(  # installed, and not complete
+                    Severity.INFO,
+                    f"{node.node_id}/{engine.engine_id}",
+                    plain(node.name),
+                    plain(engine.error),
+                    "Fetch the weights, or set services = false for that node.",
+                    node_id=node.node_id,
+                )
+            elif kinds and engine.error:
                 what = " and ".join(dict.fromkeys(_SERVICES[kind] for kind in kinds))
                 yield Seen(
                     Severity.WARNING,
@@ -208,6 +218,7 @@ def services(snapshot: Snapshot) -> Iterator[Seen]:
                 )
 
 
+_LOCAL_SERVICES = frozenset({IMAGE_SERVICE, SPEECH_SERVICE})
 _SERVICES = {
     "image": "images",
     "image_generation": "images",
