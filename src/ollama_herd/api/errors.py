@@ -144,6 +144,23 @@ def stream_error(message: str, dialect: Dialect, path: str, sent: bytes = b"") -
     return gap + f"data: {body}\n\n".encode()
 
 
+def late_error(body: bytes, dialect: Dialect, path: str) -> bytes:
+    """The only event of a stream whose head was out before it turned out that `body`, an error as
+    it would have been the whole answer, is all there is to say. OpenAI's or Anthropic's dialect.
+    """
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = None
+    error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict) or path == "/v1/responses":
+        message = error.get("message") if isinstance(error, dict) else error
+        text = message if isinstance(message, str) else body[:300].decode("utf-8", "replace")
+        return stream_error(text or "no node could answer", dialect, path)
+    event = "event: error\n" if dialect is Dialect.ANTHROPIC else ""
+    return f"{event}data: {json.dumps(said, separators=(',', ':'))}\n\n".encode()
+
+
 # --- what a real Ollama says -------------------------------------------------------------------
 
 

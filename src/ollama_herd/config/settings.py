@@ -285,6 +285,10 @@ class RouterSettings(Settings):
         default=256 * 2**20,
         description="memory for answers under way, kept in case another node has to go on",
     )
+    sse_keepalive_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
+        default=0,
+        description="seconds of silence after which an event stream gets a comment; 0 for none",
+    )
     stall_floor_s: Seconds = Field(
         default=20, description="seconds of silence within a stream that are never too long"
     )

@@ -61,7 +61,7 @@ class Canaries:
 
     def __init__(self, load: Load, settings: CanarySettings) -> None:
         self._load = load
-        self._settings = settings
+        self.settings = settings
         self._looked_s = float("-inf")
         self._asked: dict[SlotKey, float] = {}
         self._unanswered: dict[SlotKey, int] = {}
@@ -69,12 +69,12 @@ class Canaries:
 
     def plan(self, fleet: Fleet, now_s: float, time_s: float) -> list[Canary]:
         """Canaries to send now; each ends in `ended`. `time_s` is seconds since 1970."""
-        if not self._settings.every_s:
+        if not self.settings.every_s:
             return []
         load = self._load
         looks = [load.replicas[key] for key in sorted(load.barred)]
         looks = [replica for replica in looks if replica.silent_s is not None]
-        if now_s - self._looked_s >= min(LOOK_EVERY_S, self._settings.every_s):
+        if now_s - self._looked_s >= min(LOOK_EVERY_S, self.settings.every_s):
             self._looked_s = now_s
             self._forget()
             looks = list(load.replicas.values())
@@ -134,7 +134,7 @@ class Canaries:
         if replica.silent_s is not None or replica.stuck is not None:
             times = min(self._unanswered.get(replica.key, 0), 4)
             return now_s - asked_s >= min(AGAIN_S * 2.0**times, AGAIN_MAX_S)
-        every_s = self._settings.every_s
+        every_s = self.settings.every_s
         idle_s = now_s - replica.changed_s
         if idle_s > _left_s(found, time_s, idle_s):
             return False
@@ -144,7 +144,7 @@ class Canaries:
     def _canary(self, replica: ReplicaLoad, found: Replica, now_s: float) -> Canary:
         if replica.last is None:
             raise AssertionError("only what has answered is asked")
-        limits = self._settings.silence
+        limits = self.settings.silence
         is_suspect = replica.silent_s is not None
         patience_s = limits.hedge_floor_s if is_suspect else limits.hedge_ceiling_s
         self._asked[replica.key] = now_s

@@ -86,8 +86,7 @@ class Herd:
         self.dispatcher = Dispatcher(Scheduler(_queue(settings), self._predictor))
         self.upstream = Upstream(settings.connect_timeout_s, Keeping(settings.kept_bytes))
         self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
-        canaries = CanarySettings(every_s=settings.canary_s, silence=_silence(settings))
-        self.dispatcher.ask_idle_with(canaries, CanarySender(self.upstream, self.dispatcher).start)
+        self.dispatcher.ask_idle_with(CanarySender(self.upstream, self.dispatcher).start)
         self.dispatcher.tell_stuck(self.registry.runners_stuck)
         self.registry.on_change(self.dispatcher.fleet_changed)
         self.registry.on_change(memory.keep_fleet)
@@ -205,9 +204,13 @@ class Herd:
         parts.max_attempts = settings.max_attempts
         parts.silence = _silence(settings)
         parts.continue_streams = settings.continue_streams
+        parts.sse_keepalive_s = settings.sse_keepalive_s
         parts.fallbacks = settings.fallbacks
         parts.priorities = settings.priorities
         self.dispatcher.queue_by(_queue(settings))
+        canaries = CanarySettings(every_s=settings.canary_s, silence=_silence(settings))
+        self.dispatcher.ask_idle_by(canaries)
+        self.upstream.keeping.limit_bytes = settings.kept_bytes
         self._memory.retain(settings)
 
     def _facts(self) -> RouterFacts:

@@ -56,10 +56,13 @@ class Dispatcher:
         """
         self._load = load
 
-    def ask_idle_with(self, settings: CanarySettings, ask: Callable[[Canary], None]) -> None:
+    def ask_idle_with(self, ask: Callable[[Canary], None]) -> None:
         """Who carries out canaries: `ask(canary)` ends in `canary_ended(canary, …)`."""
-        self._canaries = Canaries(self._scheduler.load, settings)
         self._ask = ask
+
+    def ask_idle_by(self, settings: CanarySettings) -> None:
+        """Plan canaries by these settings from now on."""
+        self._canaries.settings = settings
 
     def tell_stuck(self, tell: Callable[[tuple[StuckRunner, ...]], None]) -> None:
         """Who hears, at each tick, which runners hang."""

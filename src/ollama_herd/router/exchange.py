@@ -60,6 +60,7 @@ class Parts:
     continue_streams: bool = True
     fallbacks: bool = True
     priorities: bool = True
+    sse_keepalive_s: float = 0.0
 
 
 class Exhausted(Exception):  # noqa: N818 - an answer to a client, not a defect

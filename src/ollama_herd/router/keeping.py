@@ -91,21 +91,21 @@ class Keeping:
     """Holds what is kept of all answers within `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._bytes = 0
         self._let_go = 0
 
     def totals(self) -> KeptTotals:
-        return KeptTotals(self._bytes, self._limit_bytes, self._let_go)
+        return KeptTotals(self._bytes, self.limit_bytes, self._let_go)
 
     def look(self, connections: Iterable[EngineConnection]) -> None:
         """Let go of the largest until the others have room."""
         kept = [(size, c) for c in connections if (size := c.kept_size) > 0]
         total = sum(size for size, _ in kept)
-        if total > self._limit_bytes:
+        if total > self.limit_bytes:
             kept.sort(key=lambda one: one[0], reverse=True)
             for size, connection in kept:
-                if total <= ROOM * self._limit_bytes:
+                if total <= ROOM * self.limit_bytes:
                     break
                 connection.keep_no_more()
                 self._let_go += 1

@@ -36,6 +36,7 @@ from ollama_herd.router.exchange import (
 )
 from ollama_herd.router.head import RequestHead
 from ollama_herd.router.hedge import Contender, race
+from ollama_herd.router.keepalive import KeptAlive, keep_alive
 from ollama_herd.router.reply import Reply, answer
 from ollama_herd.router.unload import make_room, unload
 
@@ -80,14 +81,21 @@ async def serve(
         _log.exception("request failed", request_id=exchange.request_id)
         journal.end(OutcomeKind.ENGINE_ERROR, detail=type(failure).__name__)
         parts.dispatcher.cancelled(exchange.lease)
-        if reply.started:
-            reply.abort()
+        if exchange.reply.started:
+            exchange.reply.abort()
         else:
             exchange.refuse(_defect(exchange.request_id))
     finally:
-        if exchange.ticket is not None:
-            exchange.ticket.close(journal.usage)
+        _let_go(exchange)
         parts.put_trace(journal.trace(endpoint, head.client))
+
+
+def _let_go(exchange: Exchange) -> None:
+    """End what goes along with a request."""
+    if isinstance(exchange.reply, KeptAlive):
+        exchange.reply.close()
+    if exchange.ticket is not None:
+        exchange.ticket.close(exchange.journal.usage)
 
 
 def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> ParsedBody | None:
@@ -115,6 +123,8 @@ def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> Parsed
             exchange.refuse(ticket)
             return None
         exchange.ticket = ticket
+    if parts.sse_keepalive_s:
+        keep_alive(exchange, parsed, parts.sse_keepalive_s)
     return parsed
 
 
