@@ -265,6 +265,10 @@ class RouterSettings(Settings):
     )
     queue_timeout_s: Seconds = Field(default=600, description="seconds a request may wait")
     max_attempts: Count = Field(default=3, description="nodes tried for one request")
+    policy: Literal["expected-completion", "least-requests", "round-robin"] = Field(
+        default="expected-completion",
+        description="how a node is chosen; the others are there to compare with the first",
+    )
     placement: bool = Field(
         default=True,
         description="load a busy model on a further node that has it, before requests go there",

@@ -71,8 +71,7 @@ class Scheduler:
 
     def on_request(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Effect]:
         """A request arrived: granted at once, held, or refused."""
-        if now_s - self._ticked_s >= TICK_S:
-            self._refresh(fleet, now_s)
+        self._look_at_time(fleet, now_s)
         self._fleet = fleet
         ask = Ask(request, fleet.nodes, self._load, now_s)
         ranking = rank(ask, fleet)
@@ -253,6 +252,10 @@ class Scheduler:
     def queue(self, now_s: float) -> QueueView:
         """Who runs and who waits, by replica, with positions and expected waits."""
         return view(self._load, self._room, self._fleet, self._shares, now_s)
+
+    def _look_at_time(self, fleet: Fleet, now_s: float) -> None:
+        if now_s - self._ticked_s >= TICK_S:
+            self._refresh(fleet, now_s)
 
     def _refresh(self, fleet: Fleet, now_s: float) -> None:
         self._ticked_s = now_s

@@ -17,12 +17,13 @@ from ollama_herd.api.joining import JoinMode
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import Origin, RouterSettings
 from ollama_herd.core.access import Access
+from ollama_herd.core.at_once import Policy, scheduler
 from ollama_herd.core.canary import CanarySettings
 from ollama_herd.core.health.values import RouterFacts, Stuck
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import NoticedBy
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.scheduler import QueueSettings, Scheduler
+from ollama_herd.core.queue import QueueSettings
 from ollama_herd.core.silence import SilenceLimits
 from ollama_herd.core.trace import Trace
 from ollama_herd.dashboard.settings import add_setting_routes
@@ -83,7 +84,9 @@ class Herd:
         self.registry = _registry(settings, memory)
         self._predictor = Predictor()
         memory.teach(self._predictor)
-        self.dispatcher = Dispatcher(Scheduler(_queue(settings), self._predictor))
+        self.dispatcher = Dispatcher(
+            scheduler(_queue(settings), self._predictor, Policy(settings.policy))
+        )
         self.upstream = Upstream(settings.connect_timeout_s, Keeping(settings.kept_bytes))
         self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         self.dispatcher.ask_idle_with(CanarySender(self.upstream, self.dispatcher).start)
