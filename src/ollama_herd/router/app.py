@@ -84,9 +84,7 @@ class Herd:
         self.registry = _registry(settings, memory)
         self._predictor = Predictor()
         memory.teach(self._predictor)
-        self.dispatcher = Dispatcher(
-            scheduler(_queue(settings), self._predictor, Policy(settings.policy))
-        )
+        self.dispatcher = _dispatcher(settings, self._predictor)
         self.upstream = Upstream(settings.connect_timeout_s, Keeping(settings.kept_bytes))
         self.dispatcher.load_with(Preloads(self.upstream, self.dispatcher).start)
         self.dispatcher.ask_idle_with(CanarySender(self.upstream, self.dispatcher).start)
@@ -268,13 +266,14 @@ def _telemetry(settings: RouterSettings, node_name: Callable[[str], str]) -> Tel
     return Telemetry(settings.otel_endpoint, __version__, node_name)
 
 
-def _queue(settings: RouterSettings) -> QueueSettings:
-    return QueueSettings(
+def _dispatcher(settings: RouterSettings, predictor: Predictor) -> Dispatcher:
+    queue = QueueSettings(
         limit=settings.queue_limit,
         timeout_s=settings.queue_timeout_s,
         probe_slots=True,
         placement=settings.placement,
     )
+    return Dispatcher(scheduler(queue, predictor, Policy(settings.policy)))
 
 
 def _registry(settings: RouterSettings, memory: Memory) -> Registry:
