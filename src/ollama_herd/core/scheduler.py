@@ -68,6 +68,7 @@ class Scheduler:
     def queue_by(self, settings: QueueSettings) -> None:
         """Other bounds from now on; who waits already keeps the place."""
         self._settings = settings
+        self._turns.queue_by(settings)
 
     def on_request(self, request: InferenceRequest, fleet: Fleet, now_s: float) -> Sequence[Effect]:
         """A request arrived: granted at once, held, or refused."""

@@ -80,6 +80,10 @@ class Turns:
         self._grant = grant
         self._reserved: dict[str, NodeLoad] = {}
 
+    def queue_by(self, settings: QueueSettings) -> None:
+        """Other settings from now on."""
+        self._settings = settings
+
     def take(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
         """Go through the waiting requests of `models`, again while that grants any: each grant
         changes what another place costs those passed over before it.

@@ -266,14 +266,17 @@ def _telemetry(settings: RouterSettings, node_name: Callable[[str], str]) -> Tel
     return Telemetry(settings.otel_endpoint, __version__, node_name)
 
 
-def _dispatcher(settings: RouterSettings, predictor: Predictor) -> Dispatcher:
-    queue = QueueSettings(
+def _queue(settings: RouterSettings) -> QueueSettings:
+    return QueueSettings(
         limit=settings.queue_limit,
         timeout_s=settings.queue_timeout_s,
         probe_slots=True,
         placement=settings.placement,
     )
-    return Dispatcher(scheduler(queue, predictor, Policy(settings.policy)))
+
+
+def _dispatcher(settings: RouterSettings, predictor: Predictor) -> Dispatcher:
+    return Dispatcher(scheduler(_queue(settings), predictor, Policy(settings.policy)))
 
 
 def _registry(settings: RouterSettings, memory: Memory) -> Registry:
