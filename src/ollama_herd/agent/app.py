@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 import secrets
+import ssl
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 
@@ -22,6 +23,7 @@ from ollama_herd.agent.engine_watch import (
     Surroundings,
     engine_id,
 )
+from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import Identity, load_identity, next_boot
 from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
@@ -88,6 +90,7 @@ class _Agent:
         What is started is closed by `stack`, the last first: goodbye, then the relay.
         """
         session = await stack.enter_async_context(_session())
+        to_router = await stack.enter_async_context(_session(_trusting(self._settings)))
         around = Surroundings(session, self._settings.slots, self._say, self._tell_news)
         self._engines = Engines(await self._watches(around))
         self._services = Services(
@@ -110,7 +113,7 @@ class _Agent:
             self._identity.node_key,
             join_key=self._settings.join_key,
             routers=routers or await self._routers(stack),
-            session=session,
+            session=to_router,
             sections=self._sections,
             seen_as=around.set_seen_as,
             say=self._say,
@@ -140,9 +143,15 @@ class _Agent:
             await cancel_and_wait(*parts)
 
     async def _routers(self, stack: AsyncExitStack) -> Routers:
-        if self._settings.router:
-            return FixedRouter(self._settings.router)
-        return await stack.enter_async_context(RouterBrowser())
+        url, is_tls_only = self._settings.router, self._settings.router_ca is not None
+        if not url:
+            return await stack.enter_async_context(RouterBrowser(is_tls_only=is_tls_only))
+        if is_tls_only and not url.startswith("https://"):
+            raise AgentError(
+                f"--router-ca says by whose certificate to know the router, and {url} has none: "
+                "name its https:// address"
+            )
+        return FixedRouter(url)
 
     async def _watches(self, around: Surroundings) -> list[EngineWatch]:
         media = [
@@ -218,10 +227,23 @@ async def own_engine(ollama_host: str, say: Say) -> EngineAddress:
     return OWN_ENGINE
 
 
-def _session() -> aiohttp.ClientSession:
+def _trusting(settings: NodeSettings) -> ssl.SSLContext | bool:
+    """Whose certificates a router may have: of the given CA, else of those the system trusts."""
+    if settings.router_ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.router_ca)
+    except (OSError, ValueError) as error:
+        raise AgentError(
+            f"{settings.router_ca} is no CA file ({getattr(error, 'strerror', error)}): copy "
+            "tls/ca.pem from the router's home and name it with --router-ca"
+        ) from None
+
+
+def _session(tls: ssl.SSLContext | bool = True) -> aiohttp.ClientSession:  # noqa: FBT001, FBT002
     """For engines and the router: both near, so no proxy, and names are looked up anew."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(use_dns_cache=False),
+        connector=aiohttp.TCPConnector(use_dns_cache=False, ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"herd-node/{__version__}"},
         trust_env=False,

@@ -102,8 +102,7 @@ class Router:
         timeout_s: float = TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         """A successful answer, not read yet. Raises Refused; fails when nothing answers."""
-        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout_s)
+        connection = self._connection(timeout_s)
         body = None if value is None else msgspec.json.encode(value)
         try:
             connection.request(method, path, body, {**self._headers(body), **(headers or {})})
@@ -120,6 +119,22 @@ class Router:
         finally:
             connection.close()
 
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if not self._is_tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        import ssl  # noqa: PLC0415 - hardly any router has TLS
+
+        from ollama_herd.cli.options import load_or_fail  # noqa: PLC0415
+        from ollama_herd.config import RouterSettings  # noqa: PLC0415
+
+        context = ssl.create_default_context()
+        own_ca = load_or_fail(RouterSettings, {}).settings.home / "tls" / "ca.pem"
+        if own_ca.is_file():
+            context.load_verify_locations(own_ca)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=timeout_s, context=context
+        )
+
     def _headers(self, body: bytes | None) -> dict[str, str]:
         headers = {} if body is None else {"Content-Type": "application/json"}
         key = os.environ.get(API_KEY_VARIABLE, "")
@@ -135,7 +150,8 @@ def default_url() -> str:
 
     settings = load_or_fail(RouterSettings, {}).settings
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _reason(body: bytes) -> str:

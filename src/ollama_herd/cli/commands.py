@@ -29,6 +29,7 @@ class HerdCommands(LazyGroup):
         "simulate": "ollama_herd.cli.simulate:simulate",
         "keys": "ollama_herd.cli.keys:app",
         "doctor": "ollama_herd.cli.doctor:doctor",
+        "tls": "ollama_herd.cli.tls:app",
         "config": "ollama_herd.cli.config:config",
         "demo": "ollama_herd.cli.demo:demo",
     }
@@ -53,13 +54,15 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - the signature is Typer
 
 
 @app.callback(invoke_without_command=True)
-def herd(
+def herd(  # noqa: PLR0913 - a parameter an option
     context: typer.Context,
     *,
     host: Annotated[str | None, _option("host", "ADDRESS")] = None,
     port: Annotated[str | None, _option("port", "PORT")] = None,
     home: Annotated[str | None, _option("home", "FOLDER")] = None,
     join: Annotated[str | None, _option("join", "auto|key|approve")] = None,
+    tls_cert: Annotated[str | None, _option("tls_cert", "FILE")] = None,
+    tls_key: Annotated[str | None, _option("tls_key", "FILE")] = None,
     no_mdns: Annotated[
         bool,
         typer.Option("--no-mdns", metavar="", help="do not announce the router (HERD_MDNS=false)"),
@@ -75,6 +78,8 @@ def herd(
         "port": port,
         "home": home,
         "join": join,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
         "mdns": False if no_mdns else None,
         "log_level": log_level,
     }

@@ -147,7 +147,9 @@ def join(
         for old in known[: max(0, len(known) + 1 - JOIN_KEYS_MOST)]:
             store.drop(JoinKey, old.key_hash[:16])
         store.put(key_hash[:16], JoinKey(key_hash, created_s=now_s()))
-    typer.echo(f"herd-node --router http://{_address()}:{settings.port} --join-key {key}")
+    scheme = "http" if settings.tls_cert is None else "https"
+    ca = "" if settings.tls_cert is None else " --router-ca ca.pem"
+    typer.echo(f"herd-node --router {scheme}://{_address()}:{settings.port}{ca} --join-key {key}")
     if settings.join != "key":
         typer.echo("The router asks for it when it is started with --join key.", err=True)
 

@@ -17,12 +17,13 @@ def start(flags: Mapping[str, object]) -> None:
     with process.held_home(settings.home, "herd.lock"):
         from ollama_herd.router.app import run  # noqa: PLC0415 - slow to load
         from ollama_herd.router.telemetry import TelemetryUnavailable  # noqa: PLC0415
+        from ollama_herd.router.tls import CertificateUnusable  # noqa: PLC0415
 
         try:
             process.run(
                 lambda: run(settings, origins), shutdown_s=settings.drain_s + _AFTER_DRAIN_S
             )
-        except TelemetryUnavailable as error:
+        except (TelemetryUnavailable, CertificateUnusable) as error:
             process.fail(str(error))
         except OSError as error:
             process.fail(process.explain_listening(error, settings.host, settings.port))

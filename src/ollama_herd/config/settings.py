@@ -166,6 +166,13 @@ def _as_server(text: str) -> str:
 
 
 Servers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_servers)]
+
+
+def _as_file(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+
+
+File = Annotated[Path | None, BeforeValidator(_as_file)]
 Home = Annotated[Path, BeforeValidator(_as_home)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
@@ -231,6 +238,10 @@ class RouterSettings(Settings):
         default=(),
         description="further origins whose pages may use the herd: https://app.example.com, or *",
     )
+    tls_cert: File = Field(
+        default=None, description="certificate chain to answer with over TLS, in PEM"
+    )
+    tls_key: File = Field(default=None, description="its key, in PEM, without a password")
     join: Annotated[Literal["auto", "key", "approve"], BeforeValidator(_lower)] = Field(
         default="auto",
         description="how machines join: all of private networks, with a join key, or once approved",
@@ -368,6 +379,10 @@ class NodeSettings(Settings):
     )
     name: Annotated[str, Field(max_length=100)] = Field(
         default="", description="name of this node; the host name when not given"
+    )
+    router_ca: File = Field(
+        default=None,
+        description="CA that the router's certificate must be from, in PEM; needs https:// then",
     )
     join_key: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e]*$")] = Field(
         default="",

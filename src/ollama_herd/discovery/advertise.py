@@ -34,6 +34,7 @@ class Advertisement:
         version: str = __version__,
         router_id: str = "",
         interfaces: Sequence[str] | None = None,
+        is_tls: bool = False,
     ) -> None:
         name = (name or socket.gethostname()).partition(".")[0]
         router_id = router_id or _id_of_machine(port)
@@ -41,6 +42,8 @@ class Advertisement:
         self._label = f"{short}-{router_id[:12]}"
         self._port = port
         self._properties = {"id": router_id, "version": version}
+        if is_tls:
+            self._properties["tls"] = "1"
         self._server = f"ollama-herd-{router_id[:12]}.local."
         without = f"Nodes need herd-node --router http://THIS-MACHINE:{port}"
         self._presence = Presence(self._announced, interfaces, without)

@@ -37,7 +37,10 @@ class RouterBrowser:
     so that all nodes of a network choose the same.
     """
 
-    def __init__(self, *, interfaces: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, *, interfaces: Sequence[str] | None = None, is_tls_only: bool = False
+    ) -> None:
+        self._is_tls_only = is_tls_only
         self._found: dict[str, _Found] = {}
         self._url = ""
         self._fresh = asyncio.Event()
@@ -117,7 +120,11 @@ class RouterBrowser:
             address = best_address(info.parsed_addresses(IPVersion.V4Only), own)
             if address:
                 router_id = (info.decoded_properties.get("id") or "")[:64]
-                self._learn(name, _Found(f"http://{address}:{info.port}", router_id))
+                scheme = "https" if info.decoded_properties.get("tls") == "1" else "http"
+                if self._is_tls_only and scheme == "http":
+                    _log.warning("a router without TLS is not used", address=address)
+                    continue
+                self._learn(name, _Found(f"{scheme}://{address}:{info.port}", router_id))
 
     def _learn(self, name: str, item: _Found) -> None:
         before = self._found.get(name)

@@ -47,6 +47,7 @@ from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.setting_answers import SettingAnswers
 from ollama_herd.router.telemetry import Telemetry
+from ollama_herd.router.tls import Certificate
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.router.watch import Watch
 from ollama_herd.router.wire import Door
@@ -137,6 +138,7 @@ class Herd:
         live.on_change(self._apply)
         self._apply(settings)
         self._door: Door | None = None
+        self.certificate = _certificate(settings)
         self.port = 0
 
     async def listen(self) -> Listening:
@@ -152,7 +154,12 @@ class Herd:
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},
         )
-        listening = await listen(door, self._settings.host, self._settings.port)
+        listening = await listen(
+            door,
+            self._settings.host,
+            self._settings.port,
+            None if self.certificate is None else self.certificate.context,
+        )
         self._door = door
         self.port = listening.port
         return listening
@@ -266,6 +273,13 @@ def _telemetry(settings: RouterSettings, node_name: Callable[[str], str]) -> Tel
     return Telemetry(settings.otel_endpoint, __version__, node_name)
 
 
+def _certificate(settings: RouterSettings) -> Certificate | None:
+    """Raises CertificateUnusable."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
 def _queue(settings: RouterSettings) -> QueueSettings:
     return QueueSettings(
         limit=settings.queue_limit,
@@ -334,12 +348,13 @@ async def running(
         ticking = spawn(herd.pass_time(), name="tick")
         hearing = spawn(herd.listen_to_silence(), name="silence")
         watching = spawn(herd.watch.run(), name="watch")
+        renewing = spawn(herd.certificate.watch(), name="tls") if herd.certificate else None
         try:
             yield herd
         finally:
             listening.close()
             await herd.drain()
-            await cancel_and_wait(ticking, hearing, watching)
+            await cancel_and_wait(ticking, hearing, watching, renewing)
             if herd.telemetry is not None:
                 await asyncio.to_thread(herd.watch.close)
                 await asyncio.to_thread(herd.telemetry.close)
@@ -365,5 +380,5 @@ async def _announced(settings: RouterSettings, port: int) -> AsyncIterator[None]
         return
     from ollama_herd.discovery import Advertisement  # noqa: PLC0415 - zeroconf only when used
 
-    async with Advertisement(port=port):
+    async with Advertisement(port=port, is_tls=settings.tls_cert is not None):
         yield

@@ -9,12 +9,16 @@ do.
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 
 from ollama_herd.tasks import spawn
 
 BACKLOG = 4096
 """Connections the kernel may hold while the loop is busy: a restart of all clients at once."""
+
+HANDSHAKE_S = 10.0
+"""For a TLS handshake, which is a few packets."""
 
 AT_A_TIME = 256
 """Taken before the clients that are in get their turn again."""
@@ -53,8 +57,11 @@ class _Taking(Listening):
 class _Crowd:
     """Makes the protocol of a connection that the server has taken, and takes the others."""
 
-    def __init__(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, protocol: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None:
         self._protocol = protocol
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._is_due = False
         self.sockets: list[socket.socket] = []
@@ -74,14 +81,43 @@ class _Crowd:
                 except OSError:  # nobody waits, or no descriptor is left: the server deals with it
                     break
                 taken.settimeout(0)
-                entering = self._loop.connect_accepted_socket(self._protocol, taken)
+                entering = self._enter(taken)
                 spawn(entering, name="accept")
 
+    async def _enter(self, taken: socket.socket) -> None:
+        if self._tls is None:
+            await self._loop.connect_accepted_socket(self._protocol, taken)
+            return
+        try:
+            await self._loop.connect_accepted_socket(
+                self._protocol, taken, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except OSError:  # who does not speak TLS, or left; SSLError is one
+            taken.close()
 
-async def listen(protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> Listening:
-    """Listen on all addresses of `host`. Raises OSError when the port is taken."""
+
+async def listen(
+    protocol: Callable[[], asyncio.Protocol],
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+) -> Listening:
+    """Listen on all addresses of `host`, with TLS if given. Raises OSError for a taken port."""
     loop = asyncio.get_running_loop()
     if not type(loop).__module__.startswith("uvloop"):
-        return Listening(await loop.create_server(protocol, host, port, backlog=BACKLOG))
-    crowd = _Crowd(protocol)
-    return _Taking(await loop.create_server(crowd, host, port, backlog=BACKLOG), crowd)
+        return Listening(await _server(protocol, host, port, tls))
+    crowd = _Crowd(protocol, tls)
+    return _Taking(await _server(crowd, host, port, tls), crowd)
+
+
+async def _server(
+    protocol: Callable[[], asyncio.Protocol], host: str, port: int, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_server(
+        protocol,
+        host,
+        port,
+        backlog=BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
+    )
