@@ -138,8 +138,7 @@ class Herd:
         live.on_change(self._apply)
         self._apply(settings)
         self._door: Door | None = None
-        self.certificate = _certificate(settings)
-        self.port = 0
+        self.port, self.certificate = 0, _certificate(settings)
 
     async def listen(self) -> Listening:
         """Open the one listening socket. Raises OSError when the port is taken."""
