@@ -151,6 +151,43 @@ def test_top_looks_as_often_as_told(world: World) -> None:
     assert "tokens/s" in shown.stdout
 
 
+def test_bench_measures_and_teaches(world: World) -> None:
+    unasked = world.run("bench")
+    assert unasked.returncode == 2
+    assert "Measure 3 models on 2 nodes?" in unasked.stderr
+    before = world.herd.call("GET", "/fleet/explain?model=mistral").json()["choices"][0]
+    ended = world.run("bench", "--yes", "--json", "--cold")
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == 0, ended
+    assert [(row["node"], row["model"]) for row in rows] == [
+        ("laptop", "llama3.2:latest"),
+        ("studio", "llama3.2:latest"),
+        ("studio", "mistral:latest"),
+    ]
+    assert all(row["decode_tokens_s"] > 0 and row["prefill_tokens_s"] > 0 for row in rows)
+    after = world.herd.call("GET", "/fleet/explain?model=mistral").json()["choices"][0]
+    assert after["cost"]["latency_history_ms"] != before["cost"]["latency_history_ms"]
+    table = world.run("bench", "--yes", "--model", "mistral", "--node", "studio").stdout
+    assert "mistral:latest" in table
+    assert "llama3.2" not in table
+    none = world.run("bench", "--yes", "--model", "nope")
+    assert (none.returncode, none.stdout) == (1, "")
+
+
+def test_a_measurement_is_refused_with_its_reason(world: World) -> None:
+    for body, status, code in (
+        ({"model": "mistral"}, 400, "bad_body"),
+        ({"model": "mistral", "node": "zzz"}, 404, "unknown_node"),
+        ({"model": "mistral", "node": "laptop"}, 404, "unknown_model"),
+    ):
+        answer = world.herd.call("POST", "/fleet/measure", body)
+        assert (answer.status, answer.json()["code"]) == (status, code)
+    foreign = {"Origin": "http://evil.example"}
+    answer = world.herd.call("POST", "/fleet/measure", {"model": "mistral", "node": "x"}, foreign)
+    assert answer.status == 403
+    assert world.herd.status()["queue"]["in_flight"] == 0
+
+
 def test_pull_and_rm_with_consent_only(world: World) -> None:
     unasked = world.run("pull", "qwen3:1.7b")
     assert unasked.returncode == 2
@@ -178,7 +215,7 @@ def test_a_pull_that_fails_says_where(world: World) -> None:
 
 ASKING = (
     ["status"], ["top"], ["health"], ["nodes"], ["nodes", "drain", "x"], ["models"],
-    ["traces"], ["explain", "m"], ["pull", "m", "--yes"], ["rm", "m", "--yes"],
+    ["traces"], ["explain", "m"], ["bench", "--yes"], ["pull", "m", "--yes"], ["rm", "m", "--yes"],
 )  # fmt: skip
 
 

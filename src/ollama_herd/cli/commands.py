@@ -27,6 +27,7 @@ class HerdCommands(LazyGroup):
         "unpin": "ollama_herd.cli.pins:unpin",
         "pins": "ollama_herd.cli.pins:pins",
         "simulate": "ollama_herd.cli.simulate:simulate",
+        "bench": "ollama_herd.cli.bench:bench",
         "keys": "ollama_herd.cli.keys:app",
         "doctor": "ollama_herd.cli.doctor:doctor",
         "tls": "ollama_herd.cli.tls:app",

@@ -17,7 +17,7 @@ from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.pins import Pin, Pinned, Pins, Wish, keeping_request
-from ollama_herd.core.predict import Predictor
+from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.queue import QueueSettings, QueueView, cloud_refusal, refusal, view
 from ollama_herd.core.request import (
     InferenceRequest,
@@ -235,6 +235,25 @@ class Scheduler:
             if there:
                 grants.append(self._grant(Pending(request, 0.0), ranking._replace(priced=there)))
         return grants
+
+    def on_measure(
+        self, request: InferenceRequest, where: SlotKey, fleet: Fleet, now_s: float
+    ) -> Grant | None:
+        """A measurement on one replica, None when it cannot start there now, or not alone."""
+        ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet)
+        there = [p for p in ranking.priced if p.place.load.key == where and p.starts_now]
+        if not there or there[0].place.load.running:
+            return None
+        return self._grant(Pending(request, 0.0), ranking._replace(priced=there))
+
+    def on_measured(
+        self, request_id: str, outcome: OutcomeKind, usage: Usage | None, fleet: Fleet, now_s: float
+    ) -> Sequence[Effect]:
+        """It has ended. Its length was ours to choose, and is no lesson about answers."""
+        run = self._load.running.get(request_id)
+        if run is not None and usage is not None and usage.output_tokens:
+            run.request = msgspec.structs.replace(run.request, work=usage.output_tokens)
+        return self.on_finished(request_id, outcome, usage, fleet, now_s)
 
     def pin(self, pins: tuple[Pin, ...]) -> None:
         """Keep these models loaded from now on, and no others."""

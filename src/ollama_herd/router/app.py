@@ -37,6 +37,7 @@ from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import KeyRing
 from ollama_herd.router.listening import Listening, listen
 from ollama_herd.router.live import LiveSettings
+from ollama_herd.router.measure import Measuring
 from ollama_herd.router.media import MediaRoutes
 from ollama_herd.router.memory import Memory, remembering
 from ollama_herd.router.nodes import add_node_routes
@@ -128,6 +129,7 @@ class Herd:
         MediaRoutes(parts, settings).add_to(app)
         add_setting_routes(app, SettingAnswers(live, self.keys))
         add_node_routes(app, self.registry, memory.forget)
+        Measuring(self.registry, self.dispatcher, self.upstream).add_to(app)
         PinAnswers(
             self.dispatcher, lambda: self.registry.fleet, memory.pins, memory.keep_pins
         ).add_routes(app)

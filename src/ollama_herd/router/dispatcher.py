@@ -12,7 +12,7 @@ from ollama_herd.core.canary import Canaries, Canary, CanarySettings
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.node import StuckRunner
+from ollama_herd.core.node import Replica, StuckRunner
 from ollama_herd.core.pins import Pin, Pinned
 from ollama_herd.core.queue import QueueSettings
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
@@ -135,6 +135,17 @@ class Dispatcher:
         """One of two tries of a request ended, the other goes on."""
         lost_s = monotonic_s()
         self._settle(self._scheduler.on_lost(loser_id, outcome, keeper_id, self._fleet, lost_s))
+
+    def measure(self, request: InferenceRequest, replica: Replica) -> RouteDecision | None:
+        """A slot for a measurement there, if it can start now; ends in `measured`."""
+        where, now = replica.slot_key, monotonic_s()
+        grant = self._scheduler.on_measure(request, where, self._fleet, now)
+        return None if grant is None else grant.decision
+
+    def measured(self, request_id: str, outcome: OutcomeKind, usage: Usage | None) -> None:
+        """The measurement has ended; its slot is free."""
+        now = monotonic_s()
+        self._settle(self._scheduler.on_measured(request_id, outcome, usage, self._fleet, now))
 
     def expectation(self, request_id: str) -> Expectation:
         """What was predicted of a running request."""

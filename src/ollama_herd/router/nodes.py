@@ -90,7 +90,12 @@ class _Nodes:
 
 
 def named(fleet: Fleet, request: web.Request) -> Node | web.Response:
-    asked = request.match_info["node"]
+    """The node that the path of a request names, else the answer that says why there is none."""
+    return named_node(fleet, request.match_info["node"])
+
+
+def named_node(fleet: Fleet, asked: str) -> Node | web.Response:
+    """The node of that id, or the only one of that name; else the answer that says so."""
     known = fleet.nodes.get(asked)
     if known is not None:
         return known
@@ -109,4 +114,5 @@ def _json(value: object) -> web.Response:
 
 
 def refused(status: int, code: str, reason: str) -> web.Response:
+    """An error of the fleet's own routes: a stable code, and the reason in words."""
     return web.json_response({"error": reason, "code": code}, status=status)
