@@ -18,6 +18,7 @@ class NodeCommands(LazyGroup):
     """Every subcommand of `herd-node`."""
 
     lazy: ClassVar[dict[str, str]] = {
+        "service": "ollama_herd.cli.service:node_app",
         "doctor": "ollama_herd.cli.node_doctor:node_doctor",
         "config": "ollama_herd.cli.config:node_config",
     }

@@ -29,6 +29,7 @@ class HerdCommands(LazyGroup):
         "simulate": "ollama_herd.cli.simulate:simulate",
         "bench": "ollama_herd.cli.bench:bench",
         "keys": "ollama_herd.cli.keys:app",
+        "service": "ollama_herd.cli.service:app",
         "doctor": "ollama_herd.cli.doctor:doctor",
         "tls": "ollama_herd.cli.tls:app",
         "config": "ollama_herd.cli.config:config",
