@@ -44,6 +44,7 @@ SMALL: Sequence[dict[str, Any]] = (
     },
     {"file": "models.png", "hash": "models", "wait": "tbody tr"},
     {"file": "health.png", "hash": "health", "wait": "[data-check]", "settle_ms": 1500},
+    {"file": "settings.png", "hash": "settings", "wait": "[data-setting]"},
     {"file": "trends.png", "hash": "trends", "wait": "canvas"},
     {
         "file": "playground.png",

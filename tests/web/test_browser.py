@@ -95,6 +95,12 @@ def test_health_is_told_and_remembered(tmp_path: Path) -> None:
     assert status == 0, said
 
 
+def test_settings_change_while_it_runs(tmp_path: Path) -> None:
+    with Herd(tmp_path, env={"HERD_HEDGE": "false"}).ready() as herd, fleet(herd):
+        status, said = browser.run("settings", url(herd))
+    assert status == 0, said
+
+
 def test_a_newcomer_is_told_what_to_do(tmp_path: Path) -> None:
     with Herd(tmp_path).ready() as herd:
         status, said = browser.run("empty", url(herd))

@@ -8,6 +8,7 @@ const EXPECTED = {
   models: /\((4|5)\d\d /,
   reconnect: /Failed to load resource|ERR_/,
   requests: /400 \(Bad Request\)/,
+  settings: /400 \(Bad Request\)/,
 };
 const trouble = [];
 

@@ -1,7 +1,7 @@
 // What a reader does, in a real browser at a real herd. Each scenario throws when it does not hold.
 import assert from "node:assert/strict";
 
-const PAGES = ["fleet", "requests", "models", "trends", "health", "playground"];
+const PAGES = ["fleet", "requests", "models", "trends", "health", "playground", "settings"];
 
 /** The dashboard at `hash`, with its theme; `size` is [width, height]. */
 async function open(context, url, hash = "fleet", size = [1440, 900]) {
@@ -169,9 +169,7 @@ async function models(context, url) {
   await dialog.locator("input[type=text]").fill("qwen3:1.7b");
   await page.keyboard.press("Enter");
   await page.locator("[data-job=delete]").locator("text=deleted").waitFor();
-  await page
-    .locator("tr.open-able", { hasText: "qwen3:1.7b" })
-    .waitFor({ state: "detached" });
+  await page.locator("tr.open-able", { hasText: "qwen3:1.7b" }).waitFor({ state: "detached" });
 }
 
 async function hostile(context, url) {
@@ -237,6 +235,41 @@ async function health(context, url, say) {
   await check.waitFor({ state: "detached" });
 }
 
+async function settings(context, url) {
+  const page = await open(context, url, "settings");
+  const one = (name) => page.locator(`[data-setting=${name}]`);
+  await one("fallbacks").getByRole("switch").click();
+  await one("fallbacks").getByText("changed here; configured: on").waitFor();
+  assert.equal(await one("fallbacks").getByRole("switch").isChecked(), false);
+  await page.waitForSelector("table >> text=127.0.0.1");
+  const limit = one("queue_limit");
+  await limit.locator("input").fill("many");
+  await limit.getByText("Save").click();
+  await limit.getByText("Write a number.").waitFor();
+  await limit.locator("input").fill("-5");
+  await limit.getByText("Save").click();
+  await limit.getByText("greater than or equal to 0").waitFor();
+  await limit.locator("input").fill("50");
+  await limit.getByText("Save").click();
+  await limit.getByText("changed here; configured: 1000").waitFor();
+  await limit.getByText("Reset").click();
+  await limit.getByText("changed here").waitFor({ state: "detached" });
+  assert.equal(await limit.locator("input").inputValue(), "1000");
+  assert.equal(await one("hedge").getByRole("switch").isDisabled(), true);
+  await one("hedge").getByText("it was set by HERD_HEDGE").waitFor();
+  await page.getByLabel("Model to pin").selectOption("qwen3:32b");
+  await page.getByText("Keep loaded").click();
+  await page.locator(".pins >> text=qwen3:32b").waitFor();
+  await page.getByText("Let go").click();
+  await page.waitForSelector("text=None. A pinned model");
+  await page.getByText("settings that take a restart").click();
+  await page.waitForSelector("td >> text=data_plane");
+  for (const theme of ["light", "dark"]) {
+    await page.evaluate((name) => (document.documentElement.dataset.theme = name), theme);
+    await fits(page, `settings, ${theme}`);
+  }
+}
+
 async function phone(context, url) {
   const page = await open(context, url, "fleet", [390, 844]);
   for (const name of PAGES) {
@@ -268,6 +301,7 @@ async function reconnect(context, url, say) {
 }
 
 export const scenarios = {
+  settings,
   health,
   empty,
   fleet,

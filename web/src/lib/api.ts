@@ -25,6 +25,18 @@ export async function ask<T>(
   return (await response.json()) as T;
 }
 
+/** A change. The answer's JSON; {} when it has none. */
+export async function tell<T>(method: string, path: string, body?: unknown): Promise<T> {
+  const response = await fetch(path, {
+    method,
+    headers: { Accept: "application/json", "Content-Type": "application/json" },
+    body: body === undefined ? null : JSON.stringify(body),
+  });
+  if (!response.ok) throw await failure(response);
+  const text = await response.text();
+  return (text ? JSON.parse(text) : {}) as T;
+}
+
 export async function failure(response: Response): Promise<ApiError> {
   const text = await response.text();
   try {

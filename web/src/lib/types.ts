@@ -264,3 +264,31 @@ export interface HealthChange {
   after: Severity;
   seen: string;
 }
+
+export interface Setting {
+  name: string;
+  value: unknown;
+  configured: unknown;
+  default: unknown;
+  source: string;
+  where: string;
+  help: string;
+  is_live: boolean;
+  locked: string;
+}
+
+export interface SettingChange {
+  time_s: number;
+  name: string;
+  before: string;
+  after: string;
+  who: string;
+}
+
+export interface Pin {
+  model: string;
+  node: string;
+  kept_on: string;
+  is_loaded: boolean;
+  reason: string;
+}
