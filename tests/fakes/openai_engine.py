@@ -165,6 +165,7 @@ class _Speech:
         for data in self._ending():
             await reply.chunk(data)
         await reply.end()
+        reply.close()  # as the real one does behind a stream, without having said so
 
     async def _tick(self, index: int, token: Token) -> None:
         settings = self._engine.settings

@@ -79,3 +79,26 @@ async def test_tail_is_kept_from_single_bytes() -> None:
     assert await connection.ended()
     assert b"".join(got) == body
     assert connection.tail() == body[-8192:]
+
+
+@pytest.mark.parametrize(
+    ("server", "content_type", "is_reusable"),
+    [
+        (b"llama.cpp", b"text/event-stream", False),
+        (b"llama.cpp", b"application/json; charset=utf-8", True),
+        (b"uvicorn", b"text/event-stream", True),
+    ],
+)
+async def test_llamacpp_closes_behind_a_stream_without_saying_so(
+    server: bytes, content_type: bytes, *, is_reusable: bool
+) -> None:
+    connection, _ = connected()
+    head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\nServer: %b\r\nContent-Type: %b\r\nKeep-Alive: timeout=5, max=100\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n" % (server, content_type)
+    )
+    await head
+    connection.relay(lambda _data: None)
+    assert await connection.ended()
+    assert connection.is_reusable() is is_reusable

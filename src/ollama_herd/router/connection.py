@@ -30,6 +30,12 @@ NOT_FOR_CLIENTS = HOP_BY_HOP | {b"vary"}
 """Response headers that stop here, with those of the engine's own CORS answer."""
 
 
+EVENTS = b"text/event-stream"
+LLAMACPP = (b"Server", b"llama.cpp")
+"""llama.cpp's server closes a connection behind each stream, though it said it would keep it
+(measured: always, in mid-2026). A request that comes first would be lost."""
+
+
 class UpstreamFailed(Exception):  # noqa: N818 - a failed attempt is an outcome, not a defect
     """No usable response head came. `outcome` says how, `detail` what was seen."""
 
@@ -243,6 +249,8 @@ class EngineConnection(asyncio.Protocol):
         return len(self._tail)
 
     def is_reusable(self) -> bool:
+        if self.content_type == EVENTS and LLAMACPP in self.headers:
+            return False
         return self.complete and self._keep and self.lost is None
 
     def let_go(self) -> None:

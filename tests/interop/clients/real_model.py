@@ -135,7 +135,12 @@ def anthropic_counts_and_errors():
     try:
         claude.messages.create(model="nope", max_tokens=5, messages=ASK)
     except anthropic.NotFoundError as error:
-        return [counted > 0, error.body["error"]["type"] == "not_found_error"]
+        unknown = error.body["error"]["type"] == "not_found_error"
+    long = [{"role": "user", "content": "word " * 4000}]
+    try:
+        claude.messages.create(model=MODEL, max_tokens=5, messages=long)
+    except anthropic.BadRequestError as error:
+        return [counted > 0, unknown, "context size" in error.body["error"]["message"]]
     return [False]
 
 
