@@ -56,3 +56,14 @@ def test_v1_has_no_such_field_and_gets_the_default(small: tuple[Herd, FakeOllama
     before = engine.counters.loads
     ask(herd, "/v1/chat/completions")
     assert engine.counters.loads == before + 1
+
+
+def test_a_window_that_is_none_is_refused_as_by_one_engine(
+    small: tuple[Herd, FakeOllama],
+) -> None:
+    herd, engine = small
+    ask(herd, options={"num_ctx": 8192})
+    body = {"model": "m", "messages": ASK, "stream": False, "options": {"num_ctx": "big"}}
+    told, direct = (call(port, "POST", "/api/chat", body) for port in (herd.port, engine.port))
+    assert (told.status, told.body) == (direct.status, direct.body)
+    assert told.status == 500
