@@ -89,6 +89,24 @@ def test_pictures_queue_and_leave_with_their_clients(herd: Herd, tmp_path: Path)
     assert machine.running() == 0
 
 
+def test_progress_for_a_client_that_asks(herd: Herd, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "mac", f"http://127.0.0.1:{herd.port}", step_s=0.2)
+    with machine.node:
+        has(herd, 1)
+        answer = herd.call("POST", "/v1/images/generations", body(stream=True, n=2))
+        assert answer.header("Content-Type") == "text/event-stream"
+        events = [json.loads(line[6:]) for line in answer.body.split(b"\n\n") if line]
+        progress, made = events[:-2], events[-2:]
+        assert (progress[-1]["step"], progress[-1]["steps"]) == (4, 4)
+        assert [one["type"] for one in made] == ["image_generation.completed"] * 2
+        pictures = [base64.b64decode(one["b64_json"]) for one in made]
+        assert pictures == [png(64, 64, (seed, 0, 0)) for seed in (3, 4)]
+        refused = herd.call("POST", "/v1/images/generations", body(stream=True, quantize=7))
+        assert refused.status == 400
+        trace = herd.call("GET", "/dashboard/api/traces?limit=5").json()
+        assert "truncated" not in json.dumps(trace)
+
+
 def test_a_node_that_dies_in_the_middle(herd: Herd, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{herd.port}"
     first, second = (Machine(tmp_path, name, url, step_s=0.5) for name in ("first", "second"))

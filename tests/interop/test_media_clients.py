@@ -19,6 +19,12 @@ WORDS = "yes no yes"
 EXPECTED = {
     "picture": [["PNG", True]] * 2,
     "picture_url": [["PNG", True], "image/png"],
+    "picture_progress": [
+        "image_generation.completed",
+        ["PNG", True],
+        "image_generation.progress",
+        2,
+    ],
     "transcript": WORDS,
     "transcript_text": f"{WORDS}\n",
     "kinds": [["pocketsphinx", "speech"], ["z-image-turbo", "image"]],

@@ -56,6 +56,7 @@ class PictureAsk(msgspec.Struct, frozen=True):
     steps: int | None = None
     seed: int | None = None
     fallback_models: tuple[str, ...] = ()
+    stream: bool = False
 
     @property
     def work(self) -> int:
@@ -89,14 +90,16 @@ def _openai(members: dict[str, Any]) -> PictureAsk:
     wanted = members.get("response_format") or Delivery.BASE64.value
     if wanted not in (Delivery.BASE64, Delivery.URL):
         raise _Wrong("response_format must be b64_json or url")
-    if members.get("stream"):
-        raise _Wrong("pictures are not streamed: leave stream out")
+    stream = members.get("stream") or False
+    if not isinstance(stream, bool) or (stream and wanted == Delivery.URL):
+        raise _Wrong("stream must be true or false, and true only with response_format b64_json")
     return PictureAsk(
         model=_model(members),
         prompt=_prompt(members),
         delivery=Delivery(wanted),
         members=members,
         n=_whole(members, "n", 1, MAX_PICTURES) or 1,
+        stream=stream,
         size=_size(members.get("size")),
         steps=_whole(members, "steps", 1, MAX_STEPS),
         seed=_whole(members, "seed", 0, 2**63 - 1),

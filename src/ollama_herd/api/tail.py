@@ -70,6 +70,8 @@ def _reader(endpoint: Endpoint) -> "Callable[[Iterator[_Event]], Tail]":
         return _read_responses
     if endpoint.kind is Kind.SPEECH:
         return _read_transcript
+    if endpoint.kind is Kind.IMAGE:
+        return _read_pictures
     return _read_messages if endpoint.dialect is Dialect.ANTHROPIC else _read_chunks
 
 
@@ -234,6 +236,19 @@ def _read_transcript(events: Iterator[_Event]) -> Tail:
     return Tail(complete=last.value.get("type") == "transcript.text.done", error=error)
 
 
+def _read_pictures(events: Iterator[_Event]) -> Tail:
+    """/v1/images/generations as a stream: `image_generation.completed`, longer than any tail."""
+    last = next(events, _NOTHING)
+    if last.data == b"[DONE]":
+        return Tail(complete=True)
+    if last.value is None:
+        ended = _PICTURE_END.search(last.data) is not None or _PICTURE_TYPE in last.data
+        return Tail(complete=ended and last.data.endswith(b"}"))
+    error = _error_text(last.value)
+    return Tail(complete=last.value.get("type") == "image_generation.completed", error=error)
+
+
+_PICTURE_TYPE = b"image_generation.completed"
 _TRANSCRIPT_END = b"transcript.text.done"
 
 

@@ -128,6 +128,8 @@ class Exchange:
         limits = self.parts.silence
         if not connection.answered:
             return self.first_byte_patience_s(self.lease)
+        if self.endpoint.kind in MEDIA_KINDS:
+            return MEDIA_PATIENCE_S
         began_s = max(0.0, self.journal.first_byte_ms) / 1000.0
         elapsed_s = self.journal.since_ms() / 1000.0 - began_s - connection.silent_s
         parsed = self.parsed

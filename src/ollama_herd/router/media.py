@@ -27,7 +27,7 @@ from ollama_herd.api.forms import (
 )
 from ollama_herd.api.parse import ParsedBody
 from ollama_herd.api.picture_reply import PictureReply
-from ollama_herd.api.pictures import PictureAsk, read_pictures
+from ollama_herd.api.pictures import PictureAsk, openai_body, read_pictures
 from ollama_herd.api.translate import ENGINE_LACKS_FEATURE
 from ollama_herd.core.node import EngineKind, Replica
 from ollama_herd.router.attempt import Call, engine_head
@@ -91,6 +91,7 @@ class MediaRoutes:
             model=read.model,
             body=b"",
             fallback_models=read.fallback_models,
+            stream=read.stream,
             work=read.work,
             media=self._picture_calls(endpoint, head, read, request),
         )
@@ -105,12 +106,24 @@ class MediaRoutes:
         def call(replica: Replica) -> Call | ApiError:
             if replica.kind is EngineKind.OLLAMA and ask.n > 1:
                 return _lacks("Ollama makes one picture a request; leave n out")
+            if ask.stream:
+                return self._passed(head, ask, replica)
             reply = PictureReply(ask, replica, endpoint.dialect, keep)
             headers = [*_plain(head.headers), (b"content-type", b"application/json")]
             raw = engine_head(reply.path.encode(), headers, replica.endpoint, len(reply.body))
-            return Call(raw, reply.body, MEDIA[b"/v1/images/generations"], translation=reply)
+            return Call(raw, reply.body, MEDIA[_PICTURES], translation=reply)
 
         return call
+
+    @staticmethod
+    def _passed(head: RequestHead, ask: PictureAsk, replica: Replica) -> Call | ApiError:
+        """A stream of progress goes to the client as its engine sends it."""
+        if replica.kind is EngineKind.OLLAMA:
+            return _lacks("Ollama streams pictures on /api/generate only; leave stream out")
+        body = openai_body(ask, replica.model.name)
+        headers = [*_plain(head.headers), (b"content-type", b"application/json")]
+        raw = engine_head(_PICTURES, headers, replica.endpoint, len(body))
+        return Call(raw, body, MEDIA[_PICTURES])
 
     async def _upload(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         head = request_head(request)
@@ -155,6 +168,7 @@ class MediaRoutes:
         return web.Response(body=kept.data, content_type=kept.content_type, headers=headers)
 
 
+_PICTURES = b"/v1/images/generations"
 _JSON_PATHS = frozenset({"/v1/images/generations", "/api/generate-image"})
 _NOT_READ = ApiError(403, "refused", "not_read")
 

@@ -24,6 +24,13 @@ await run({
     const answer = await fetch((await paint({ response_format: "url" })).data[0].url);
     return [kind(new Uint8Array(await answer.arrayBuffer())), answer.headers.get("content-type")];
   },
+  async picture_progress() {
+    const events = [];
+    for await (const event of await paint({ stream: true, steps: 2 })) events.push(event);
+    const last = events.at(-1);
+    const made = kind(Buffer.from(last.b64_json, "base64"));
+    return [last.type, made, events[0].type, events[0].steps];
+  },
   async picture_refused() {
     return [
       await refused(() => paint({ size: "1x1" }), "message"),

@@ -34,6 +34,13 @@ def picture_url():
 
 
 @step
+def picture_progress():
+    events = list(paint(stream=True, extra_body={"steps": 2}))
+    last = events[-1]
+    return [last.type, kind(base64.b64decode(last.b64_json)), events[0].type, events[0].steps]
+
+
+@step
 def picture_refused():
     return [
         refused(partial(paint, size="1x1"), openai.BadRequestError, "message"),

@@ -1,5 +1,6 @@
 """The picture service: OpenAI's `/v1/images/generations` over commands of this machine."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -29,6 +30,7 @@ class _Asked(msgspec.Struct):
     guidance: float | None = None
     negative_prompt: str | None = None
     quantize: int | None = None
+    stream: bool | None = None
 
 
 class PictureSkill:
@@ -61,6 +63,8 @@ class PictureSkill:
             picture = _picture(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             return refusal(400, f"the request for a picture cannot be read: {error}")
+        if asked.stream:
+            return await self._stream(request, asked.model, picture)
         try:
             made = await self._painter.paint(asked.model, picture, lambda *_: None)
         except PaintingFailed as failed:
@@ -68,6 +72,46 @@ class PictureSkill:
         data = [{"b64_json": base64.b64encode(one).decode()} for one in made]
         body: dict[str, Any] = {"created": int(now_s()), "data": data}
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+    async def _stream(
+        self, request: web.Request, model: str, picture: Picture
+    ) -> web.StreamResponse:
+        """Events: `image_generation.progress` a step, then `image_generation.completed` a picture.
+
+        The head goes out with the first step: what fails before can be tried elsewhere.
+        """
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        steps: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+        painting = asyncio.ensure_future(
+            self._painter.paint(model, picture, lambda *step: steps.put_nowait(step))
+        )
+        painting.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            told = None
+            while (step := await steps.get()) is not None:
+                if step != told:
+                    told = step
+                    event = {"type": "image_generation.progress", "step": step[0]}
+                    await _say(request, response, {**event, "steps": step[1]})
+            for data in await painting:
+                encoded = base64.b64encode(data).decode()
+                completed = {"type": "image_generation.completed", "b64_json": encoded}
+                await _say(request, response, {**completed, "created_at": int(now_s())})
+        except PaintingFailed as failed:
+            if not response.prepared:
+                return refusal(failed.status, str(failed))
+            await _say(request, response, {"type": "error", "error": {"message": str(failed)}})
+        finally:
+            painting.cancel()
+            await asyncio.wait([painting])
+        await response.write_eof()
+        return response
+
+
+async def _say(request: web.Request, response: web.StreamResponse, event: dict[str, Any]) -> None:
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
 
 
 def _picture(asked: _Asked) -> Picture:
