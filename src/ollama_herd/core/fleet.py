@@ -14,6 +14,7 @@ import msgspec
 
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import (
+    Detour,
     Endpoint,
     EngineReport,
     LoadedModel,
@@ -417,8 +418,12 @@ def engine_endpoint(node: Node, engine: EngineReport) -> Endpoint:
     directly; every other one through the node's relay.
     """
     is_local = node.address in _LOOPBACK and engine.reach is not Reach.REMOTE
-    if is_local or engine.reach is Reach.LAN:
+    if is_local:
         return Endpoint(host=node.address, port=engine.port)
+    if engine.reach is Reach.LAN:
+        way = Detour(port=node.relay_port, tunnel=engine.engine_id, key=node.relay_key)
+        has_relay = node.relay_port and node.relay_key
+        return Endpoint(node.address, engine.port, detour=way if has_relay else None)
     return Endpoint(
         host=node.address, port=node.relay_port, tunnel=engine.engine_id, key=node.relay_key
     )

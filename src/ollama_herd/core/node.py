@@ -245,13 +245,26 @@ class StuckRunner(msgspec.Struct, frozen=True):
     noticed_by: NoticedBy
 
 
+class Detour(msgspec.Struct, frozen=True):
+    """The way through the node's relay to an engine that should be reached directly."""
+
+    port: int
+    tunnel: str
+    key: str
+
+
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where to open a connection to an engine; `tunnel` names the engine at the node's relay."""
+    """Where to open a connection to an engine; `tunnel` names the engine at the node's relay.
+
+    `detour` is for an engine that answers its own node on the LAN's address: a firewall between may
+    let only the relay through.
+    """
 
     host: str
     port: int
     tunnel: str = ""
     key: str = ""
+    detour: Detour | None = None
 
 
 class Replica(msgspec.Struct, frozen=True):

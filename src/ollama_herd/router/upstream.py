@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+import structlog
+
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import Endpoint
 from ollama_herd.core.request import OutcomeKind
@@ -27,6 +29,16 @@ IDLE_PER_ENDPOINT = 64
 
 SEND_STALL_S = 60.0
 """An engine that takes no byte of a long body for so long has stopped reading."""
+
+
+DIRECT_S = 2.0
+"""How long the direct way may take where there is another one: a lost packet is sent anew after
+one second. A firewall that drops packets costs this once in DETOUR_S."""
+
+DETOUR_S = 300.0
+"""So long the relay is used at once after the direct way was closed."""
+
+_log = structlog.get_logger(__name__)
 
 
 class LongBody(Protocol):
@@ -79,6 +91,7 @@ class Upstream:
         self.keeping = keeping or Keeping(KEPT_TOTAL_BYTES)
         self._idle: dict[Endpoint, deque[EngineConnection]] = {}
         self._busy: set[EngineConnection] = set()
+        self._detours: dict[Endpoint, float] = {}  # until when the direct way is not tried
 
     def idle_connection(self, endpoint: Endpoint) -> EngineConnection | None:
         """A connection that is open and free, the latest used first."""
@@ -99,11 +112,10 @@ class Upstream:
         connection = connection or EngineConnection()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, endpoint.host, endpoint.port
-                )
-                if endpoint.tunnel:
-                    await connection.open_tunnel(endpoint.tunnel, endpoint.key)
+                if endpoint.detour is None or not await self._is_direct(endpoint, connection):
+                    await _open(_by_relay(endpoint), connection)
+                    if endpoint.detour is not None:
+                        self._note_detour(endpoint)
         except TimeoutError:
             connection.close()
             detail = f"no connection within {self._connect_timeout_s:g} s"
@@ -114,6 +126,27 @@ class Upstream:
             connection.close()
             raise
         return connection
+
+    async def _is_direct(self, endpoint: Endpoint, connection: EngineConnection) -> bool:
+        """Try the direct way to an engine that has another one; False when that should be taken."""
+        if self._detours.get(endpoint, 0.0) > monotonic_s():
+            return False
+        try:
+            async with asyncio.timeout(min(DIRECT_S, self._connect_timeout_s / 2)):
+                await _open(endpoint, connection)
+        except OSError:  # TimeoutError is one
+            return False
+        self._detours.pop(endpoint, None)
+        return True
+
+    def _note_detour(self, endpoint: Endpoint) -> None:
+        now_s = monotonic_s()
+        until_s = self._detours.get(endpoint)
+        if until_s is None:
+            where = f"{endpoint.host}:{endpoint.port}"
+            _log.warning("engine reached through its node's relay only", address=where)
+        if until_s is None or until_s <= now_s:
+            self._detours[endpoint] = now_s + DETOUR_S
 
     async def send(
         self, endpoint: Endpoint, head: bytes, body: bytes, patience: Patience | None = None
@@ -207,6 +240,9 @@ class Upstream:
                 idle.popleft().close()
             if not idle:
                 del self._idle[endpoint]
+        for endpoint, until_s in list(self._detours.items()):
+            if now_s > until_s + DETOUR_S:
+                del self._detours[endpoint]
 
     def close(self) -> None:
         for idle in self._idle.values():
@@ -232,3 +268,19 @@ async def _send_all(connection: UploadConnection, body: LongBody) -> UpstreamFai
 def _retrieve(answered: asyncio.Future[None]) -> None:
     if not answered.cancelled():
         answered.exception()
+
+
+def _by_relay(endpoint: Endpoint) -> Endpoint:
+    """The way to take when there is no direct one; the endpoint itself when it knows no other."""
+    way = endpoint.detour
+    if way is None:
+        return endpoint
+    return Endpoint(endpoint.host, way.port, way.tunnel, way.key)
+
+
+async def _open(endpoint: Endpoint, connection: EngineConnection) -> None:
+    await asyncio.get_running_loop().create_connection(
+        lambda: connection, endpoint.host, endpoint.port
+    )
+    if endpoint.tunnel:
+        await connection.open_tunnel(endpoint.tunnel, endpoint.key)
