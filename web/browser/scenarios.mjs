@@ -1,5 +1,6 @@
 // What a reader does, in a real browser at a real herd. Each scenario throws when it does not hold.
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 
 const PAGES = ["fleet", "requests", "models", "trends", "health", "playground", "settings"];
 
@@ -61,6 +62,14 @@ async function requests(context, url) {
   assert.match(await rows.first().innerText(), /404/);
   assert.match(page.url(), /status=client_error/);
 
+  const [download] = await Promise.all([
+    page.waitForEvent("download"),
+    page.click("a:text-is('CSV')"),
+  ]);
+  const lines = (await readFile(await download.path(), "utf8")).trim().split("\r\n");
+  assert.match(lines[0], /^request_id,/);
+  assert.equal(lines.length - 1, await rows.count()); // what the filters match, and no more
+
   await page.goto(`${url}/dashboard#/requests`); // one that needed two attempts
   const twice = page.locator("tr[data-row]", { hasText: "×2" }).first();
   await twice.click();
@@ -68,7 +77,10 @@ async function requests(context, url) {
   await detail.locator("text=Where the time went").waitFor();
   assert.ok((await detail.locator(".candidates li").count()) >= 1);
   assert.ok((await detail.locator(".candidates b").count()) >= 1, "no bar of a signal");
-  await detail.locator("td:text-is('Expected cost')").waitFor();
+  await detail.locator("td:text-is('Expected cost')").first().waitFor();
+  await detail.locator("text=predicted").first().waitFor();
+  await detail.locator("details summary", { hasText: "before" }).first().click();
+  assert.ok((await detail.locator("details .candidates li").count()) >= 1, "no earlier decision");
   await detail.locator("text=Attempt 1").waitFor();
   await detail.locator("text=Attempt 2").waitFor();
   assert.ok((await detail.locator(".track b.failed").count()) >= 1, "no failed attempt is shown");

@@ -192,6 +192,7 @@ export interface TraceView {
   decision: Decision | null;
   attempts: Attempt[];
   refusal: { kind: string; message: string; retry_after_s: number } | null;
+  earlier: Decision[];
 }
 
 export interface TracePage {
