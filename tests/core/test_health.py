@@ -22,7 +22,7 @@ from ollama_herd.core.health.values import (
 )
 from ollama_herd.core.node import EngineKind, Gpu, LoadedModel, Pressure, Reach, Vitals
 from ollama_herd.core.queue import QueueView, WaitingRequest
-from ollama_herd.core.request import OutcomeKind, Priority, Refusal, RefusalKind, Usage
+from ollama_herd.core.request import Kind, OutcomeKind, Priority, Refusal, RefusalKind, Usage
 from ollama_herd.core.tally import Tally
 from ollama_herd.core.trace import Trace
 from tests.core.fleets import GB, engine, fleet_of, model, report, request
@@ -142,6 +142,13 @@ def skewed(seconds: float) -> Snapshot:
 def image_engine(error: str):
     made = model("flux:latest", capabilities=("image",))
     return engine([made], engine_id="images", error=error)
+
+
+def failed_pictures(count: int) -> list[Trace]:
+    one = attempt(OutcomeKind.ENGINE_ERROR, node_id="a", model="flux:latest", first_byte_ms=-1.0)
+    asked_for = request("flux:latest", kind=Kind.IMAGE)
+    ends = trace(request=asked_for, node_id="a", status=500, error="engine_error", attempts=(one,))
+    return [ends] * count
 
 
 LOUD_AND_QUIET = {
@@ -322,9 +329,12 @@ LOUD_AND_QUIET = {
         [
             snapshot(node(engines=[image_engine("connection refused")])),
             snapshot(node(engines=[engine([], engine_id="image-service", error="no weights")])),
+            snapshot(node(engines=[image_engine("")]), ended=failed_pictures(4)),
         ],
         [
             snapshot(node(engines=[image_engine("")])),
+            snapshot(node(engines=[image_engine("")]), ended=failed_pictures(2)),
+            snapshot(ended=failed(10)),
             snapshot(node(engines=[engine([model()], error="connection refused")])),
             snapshot(node(engines=[engine([], engine_id="speech-service")])),
         ],
@@ -512,3 +522,40 @@ def test_names_of_others_stay_on_one_line(error: str, version: str) -> None:
     for seen in look(state).values():
         assert all(c.isprintable() for c in seen.name + seen.text)
         assert len(seen.name) + len(seen.text) < 1000
+
+
+extreme = st.sampled_from([0, 1, 2**31, 2**63 - 1])
+odd = st.sampled_from([-1e308, -1.0, 0.0, 1e-300, 1e308])
+
+
+@given(st.data())
+def test_no_report_is_too_strange_to_look_at(data: st.DataObject) -> None:
+    strange = Vitals(
+        **{name: data.draw(extreme, name) for name in SIZES},
+        cpu_percent=data.draw(odd),
+        temperature_c=data.draw(odd),
+        throttled=data.draw(st.booleans()),
+        gpus=(Gpu(name="", memory_total_bytes=data.draw(extreme)),),
+    )
+    one = LoadedModel(name=NAME, size_bytes=data.draw(extreme), context_length=data.draw(extreme))
+    busy = msgspec.structs.replace(engine([model()]), loaded=(one, one))
+    told = msgspec.structs.replace(
+        node(vitals=strange, engines=[busy]), sent_at_ms=data.draw(extreme)
+    )
+    fleet = apply(Fleet(), NodeReported(told, "10.0.0.1", data.draw(odd)), NOW)
+    used = Usage(
+        prompt_tokens=data.draw(extreme), output_tokens=data.draw(extreme), load_ms=data.draw(odd)
+    )
+    ends = ended(60, usage=used, total_ms=data.draw(odd), decision=with_context(data.draw(extreme)))
+    state = snapshot(fleet=fleet, ended=ends, queue=waiting(3, data.draw(odd)))
+    tracked, _ = track(Tracked(), look(state), NOW)
+    assert msgspec.json.encode(health(tracked, NOW))
+
+
+SIZES = (
+    "memory_total_bytes",
+    "memory_available_bytes",
+    "swap_used_bytes",
+    "disk_total_bytes",
+    "disk_free_bytes",
+)

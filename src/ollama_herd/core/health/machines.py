@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ollama_herd.core.abilities import IMAGE_SERVICE, SPEECH_SERVICE
+from ollama_herd.core.abilities import IMAGE_SERVICE, SPEECH_SERVICE, purpose
 from ollama_herd.core.health.values import Seen, Severity, Snapshot
 from ollama_herd.core.health.words import counted, gb, listed, percent, plain, ram, seconds
 from ollama_herd.core.node import Node, NodeStatus, Pressure, Reach
@@ -217,6 +217,24 @@ def services(snapshot: Snapshot) -> Iterator[Seen]:
                     node_id=node.node_id,
                 )
 
+    yield from _failing_services(snapshot)
+
+
+def _failing_services(snapshot: Snapshot) -> Iterator[Seen]:
+    """They answer for themselves, and fail what is asked of them."""
+    for model, counts in snapshot.recent.by_model.items():
+        kinds = {purpose(one.model) for one in snapshot.fleet.replicas.get(model, ())}
+        fewest = max(FEWEST_FAILURES, FAILED_SHARE * counts.requests)
+        if kinds & {"image", "speech"} and counts.failed >= fewest:
+            text = f"{counts.failed:,} of {counts.requests:,} requests failed"
+            advice = "The log of that service says why; the requests' traces name the node."
+            key = f"model:{model}"
+            yield Seen(Severity.WARNING, key, plain(model), text, advice, model=model)
+
+
+FEWEST_FAILURES = 3
+FAILED_SHARE = 0.5
+"""Pictures and transcriptions are asked for seldom: a few failures in a row are all there is."""
 
 _LOCAL_SERVICES = frozenset({IMAGE_SERVICE, SPEECH_SERVICE})
 _SERVICES = {
