@@ -28,6 +28,7 @@ class HerdCommands(LazyGroup):
         "pins": "ollama_herd.cli.pins:pins",
         "simulate": "ollama_herd.cli.simulate:simulate",
         "bench": "ollama_herd.cli.bench:bench",
+        "whatif": "ollama_herd.cli.whatif:whatif",
         "keys": "ollama_herd.cli.keys:app",
         "service": "ollama_herd.cli.service:app",
         "doctor": "ollama_herd.cli.doctor:doctor",

@@ -59,10 +59,10 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="print JSON")] = False,
 ) -> None:
     """Compare routing policies on a simulated fleet; nothing is sent anywhere."""
-    chosen = _names(policies, POLICIES, "policy")
-    _names(fleet, machines.FLEETS, "fleet")
-    _names(mix, workloads.MIXES, "mix")
-    _names(workload, workloads.BUILT_IN, "workload")
+    chosen = chosen_of(policies, POLICIES, "policy")
+    chosen_of(fleet, machines.FLEETS, "fleet")
+    chosen_of(mix, workloads.MIXES, "mix")
+    chosen_of(workload, workloads.BUILT_IN, "workload")
     conditions = Conditions(heartbeat_s=heartbeat, wrong_ln=wrong, failures_per_h=failures)
     console = Console(stderr=as_json)
     found: dict[str, list[Summary]] = {}
@@ -72,16 +72,16 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         )
         try:
             numbers = range(first_seed, first_seed + seeds)
-            found[name] = _watched(console, case, chosen, numbers)
+            found[name] = watched(console, case, chosen, numbers)
         except ValueError as error:
             fail(f"{name} cannot be simulated: {error}", code=2)
         if not as_json:
-            console.print(_table(f"{name} on {fleet}, load {load:g}", found[name]))
+            console.print(table_of(f"{name} on {fleet}, load {load:g}", found[name]))
     if as_json:
         typer.echo(msgspec.json.encode(found))
 
 
-def _names(text: str, known: Collection[str], what: str) -> list[str]:
+def chosen_of(text: str, known: Collection[str], what: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         fail(f"no {what} is named", code=2)
@@ -101,7 +101,7 @@ def _sources(paths: Sequence[Path], workload: str) -> Iterator[tuple[str, worklo
             fail(f"the trace cannot be read: {error}", code=2)
 
 
-def _watched(
+def watched(
     console: Console, case: comparison.Case, policies: Sequence[str], seeds: Sequence[int]
 ) -> list[Summary]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -115,7 +115,7 @@ def _watched(
         return comparison.compare(case, policies, seeds, told)
 
 
-def _table(title: str, summaries: Sequence[Summary]) -> Table:
+def table_of(title: str, summaries: Sequence[Summary]) -> Table:
     """A row a policy: mean ± half of the 95 % confidence interval, and its ratio to the first."""
     table = Table(title=title, caption="±: 95 % confidence over the seeds; ratio: to the first row")
     table.add_column("policy", no_wrap=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 
 from ollama_herd.core.predict import attention_tokens
-from ollama_herd.simulate.machines import MODELS, Machine, Truth, fits
+from ollama_herd.simulate.machines import Machine, Truth, fits
 
 STEPS = 400
 SHARPNESS = 12.0
@@ -27,7 +27,7 @@ def requests_s(
         (machine.name, model): _throughput(machine, truth, model, prompt, output)
         for machine in machines
         for model in shares
-        if fits(machine, MODELS[model])
+        if fits(machine, truth.specs[model])
     }
     for model in shares:
         if not any((machine.name, model) in rates for machine in machines):
@@ -50,9 +50,9 @@ def requests_s(
 def _throughput(machine: Machine, truth: Truth, model: str, prompt: float, output: float) -> float:
     """Requests a second with every slot busy."""
     rates = truth.rates(machine.name, model)
-    slots = 1 if MODELS[model].is_embedding else machine.slots
+    slots = 1 if truth.specs[model].is_embedding else machine.slots
     prefill_s = attention_tokens(prompt, 0.0) / rates.prefill_tokens_s
-    if MODELS[model].is_embedding:
+    if truth.specs[model].is_embedding:
         return 1 / prefill_s
     kv_s = rates.kv_s * (prompt + output / 2)
     step_s = rates.step_s * (1 + truth.alpha[machine.name] * (slots - 1)) + kv_s * slots

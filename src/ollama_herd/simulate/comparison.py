@@ -1,13 +1,13 @@
 """One workload on one fleet under several policies and seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import msgspec
 
 from ollama_herd.simulate import capacity, machines, results
 from ollama_herd.simulate.policies import POLICIES
-from ollama_herd.simulate.workloads import Mix, Source, mean_lengths, scaled
+from ollama_herd.simulate.workloads import Conversation, Mix, Source, mean_lengths, scaled
 from ollama_herd.simulate.world import Conditions, Outcome, Scenario, World
 
 SAMPLED = 600
@@ -24,10 +24,15 @@ class Case(msgspec.Struct, frozen=True):
     load: float
     conditions: Conditions = Conditions()
     most: int = 2500
+    # Requests as they were, at their own times: then source, mix, load and bound do not count.
+    fixed: tuple[Conversation, ...] = ()
+    specs: Mapping[str, machines.ModelSpec] = machines.MODELS
 
 
 def scenario(case: Case, seed: int) -> Scenario:
     """The case's requests for a seed. Raises ValueError when the fleet cannot run the models."""
+    if case.fixed:
+        return _replayed(case, seed)
     shares = {
         model: share
         for model, share in case.mix.shares.items()
@@ -47,6 +52,21 @@ def scenario(case: Case, seed: int) -> Scenario:
     conversations = scaled(case.source(rng), rng, Mix(shares), rate_s, horizon_s)
     conditions = msgspec.structs.replace(case.conditions, horizon_s=horizon_s)
     return Scenario(case.fleet, tuple(conversations), conditions, seed)
+
+
+def _replayed(case: Case, seed: int) -> Scenario:
+    """Without the requests for models that no machine has any more."""
+    able = {
+        name
+        for name, spec in case.specs.items()
+        if any(machines.fits(machine, spec) for machine in case.fleet)
+    }
+    kept = tuple(conversation for conversation in case.fixed if conversation.model in able)
+    if not kept:
+        raise ValueError("no machine of the fleet has a model that was asked for")
+    horizon_s = max(conversation.at_s for conversation in kept) + 1.0
+    conditions = msgspec.structs.replace(case.conditions, horizon_s=horizon_s)
+    return Scenario(case.fleet, kept, conditions, seed, case.specs)
 
 
 def run(case: Case, policy: str, seed: int, told: Callable[[float], None] | None = None) -> Outcome:

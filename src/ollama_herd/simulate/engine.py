@@ -14,7 +14,7 @@ from ollama_herd.core.node import EngineKind, EngineReport, LoadedModel
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, SlotMirror
 from ollama_herd.core.request import InferenceRequest, Kind, Usage
-from ollama_herd.simulate.machines import GB, MODELS, Machine, Truth, fits
+from ollama_herd.simulate.machines import GB, Machine, Truth, fits
 
 KEEP_ALIVE_S = 300.0
 DEFAULT_CONTEXT = 16384
@@ -82,7 +82,7 @@ class Engine:
 
     def __init__(self, machine: Machine, models: Iterable[str], truth: Truth) -> None:
         self.machine = machine
-        self.models = tuple(m for m in models if fits(machine, MODELS[m]))
+        self.models = tuple(m for m in models if fits(machine, truth.specs[m]))
         self.truth = truth
         self.runners: dict[str, Runner] = {}
         self.pending: deque[Job] = deque()
@@ -90,10 +90,10 @@ class Engine:
         self.slow = 1.0
         self.loads = 0
         self.now_s = 0.0
-        self._on_disk = tuple(MODELS[m].on_disk() for m in self.models)
+        self._on_disk = tuple(truth.specs[m].on_disk() for m in self.models)
 
     def slots(self, model: str) -> int:
-        return 1 if MODELS[model].is_embedding else self.machine.slots
+        return 1 if self.truth.specs[model].is_embedding else self.machine.slots
 
     def submit(self, job: Job) -> None:
         """A request arrived at the engine."""
@@ -237,7 +237,7 @@ class Engine:
                     return
                 del self.runners[model]
                 pause_s = RELOAD_PAUSE_S
-            size_gb = MODELS[model].resident_gb
+            size_gb = self.truth.specs[model].resident_gb
             if not self._make_room(size_gb):
                 return
             load_s = self.truth.rates(self.machine.name, model).load_s

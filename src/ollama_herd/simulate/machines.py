@@ -78,6 +78,7 @@ class Machine(msgspec.Struct, frozen=True):
     gpu: str = ""
     slots: int = 1
     has_owner: bool = False
+    models: tuple[str, ...] | None = None  # on its disk; None: all that fit
 
     @property
     def room_gb(self) -> float:
@@ -115,7 +116,7 @@ class Machine(msgspec.Struct, frozen=True):
         )
 
 
-_KINDS = {
+KINDS = {
     machine.name: machine
     for machine in (
         Machine("mini", "Apple M4", 120, 16),
@@ -134,8 +135,8 @@ FLEETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "f3": ("mini-pro", "mbp-max", "tower-4090"),
         "f4": ("mini", "mini-pro", "studio", "tower-3060"),
         "f6": ("mini", "mini-pro", "mbp-max", "studio", "tower-4090", "nuc"),
-        "f8": tuple(_KINDS),
-        "f50": tuple(list(_KINDS) * 7)[:50],
+        "f8": tuple(KINDS),
+        "f50": tuple(list(KINDS) * 7)[:50],
     }
 )
 """Names of the built-in fleets, and the kinds of machine in each."""
@@ -144,7 +145,7 @@ FLEETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def fleet(name: str) -> tuple[Machine, ...]:
     """A built-in fleet, machines numbered. Raises KeyError."""
     return tuple(
-        msgspec.structs.replace(_KINDS[kind], name=f"{number:02}-{kind}")
+        msgspec.structs.replace(KINDS[kind], name=f"{number:02}-{kind}")
         for number, kind in enumerate(FLEETS[name], 1)
     )
 
@@ -165,7 +166,14 @@ class Truth:
     priors are right within 40 %, 1.4 that they are off by a factor of four.
     """
 
-    def __init__(self, machines: tuple[Machine, ...], seed: int, wrong_ln: float) -> None:
+    def __init__(
+        self,
+        machines: tuple[Machine, ...],
+        seed: int,
+        wrong_ln: float,
+        specs: Mapping[str, ModelSpec] = MODELS,
+    ) -> None:
+        self.specs = specs
         rng = Random(f"truth-{seed}")
         self.alpha: dict[str, float] = {}
         self._rates: dict[tuple[str, str], TrueRates] = {}
@@ -176,7 +184,7 @@ class Truth:
                 0.2 * _drawn(rng)
             )
             load_ln = 0.7 * wrong_ln * _drawn(rng)
-            for spec in MODELS.values():
+            for spec in specs.values():
                 own = 0.6 * wrong_ln
                 scale = hw.scale_of(spec.on_disk())
                 prefill = hw.prefill_tokens_s(hardware, scale) * exp(slow + own * _drawn(rng))
@@ -194,5 +202,6 @@ def _drawn(rng: Random) -> float:
 
 
 def fits(machine: Machine, spec: ModelSpec) -> bool:
-    """Whether the model goes into the machine's fast memory at all: it is on its disk then."""
-    return spec.resident_gb <= machine.room_gb
+    """Whether the model is on the machine's disk and goes into its fast memory at all."""
+    is_there = machine.models is None or spec.name in machine.models
+    return is_there and spec.resident_gb <= machine.room_gb

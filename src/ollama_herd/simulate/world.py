@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from random import Random
@@ -15,7 +15,7 @@ from ollama_herd.core.node import EngineReport, NodeReport
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind
 from ollama_herd.simulate.engine import Engine, Job
-from ollama_herd.simulate.machines import MODELS, Machine, Truth, fits
+from ollama_herd.simulate.machines import MODELS, Machine, ModelSpec, Truth, fits
 from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send, Unload
 from ollama_herd.simulate.workloads import Conversation, Turn
 
@@ -52,6 +52,7 @@ class Scenario(msgspec.Struct, frozen=True):
     conversations: tuple[Conversation, ...]
     conditions: Conditions
     seed: int
+    specs: Mapping[str, ModelSpec] = MODELS
 
 
 @dataclass(eq=False)
@@ -93,7 +94,7 @@ class World:
         self._policy = policy
         conditions = scenario.conditions
         self._conditions = conditions
-        self._truth = Truth(scenario.machines, scenario.seed, conditions.wrong_ln)
+        self._truth = Truth(scenario.machines, scenario.seed, conditions.wrong_ln, scenario.specs)
         models = sorted({c.model for c in scenario.conversations})
         self.engines = {m.name: Engine(m, models, self._truth) for m in scenario.machines}
         self.fleet = Fleet()
@@ -175,7 +176,7 @@ class World:
     def _arrive(self, key: str, conversation: Conversation, turns: Sequence[Turn]) -> None:
         self._to_come -= 1
         turn = turns[0]
-        spec = MODELS[conversation.model]
+        spec = self._truth.specs[conversation.model]
         error = exp(self._conditions.estimate_ln * self._estimates.gauss(0.0, 1.0))
         request = InferenceRequest(
             request_id=f"{key}.{len(turns)}",
@@ -396,7 +397,7 @@ def _alone_s(truth: Truth, machine: Machine, model: str, turn: Turn) -> float:
     """The whole answer's time on this machine, loaded, idle, nothing cached."""
     rates = truth.rates(machine.name, model)
     prefill_s = attention_tokens(turn.prompt, 0.0) / rates.prefill_tokens_s
-    if MODELS[model].is_embedding:
+    if truth.specs[model].is_embedding:
         return prefill_s
     kv_s = rates.kv_s * (turn.prompt + turn.output / 2)
     return prefill_s + (turn.output - 1) * (rates.step_s + kv_s)
