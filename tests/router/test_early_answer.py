@@ -8,6 +8,7 @@ import pytest
 
 from ollama_herd.config import RouterSettings
 from ollama_herd.core.node import EngineKind, EngineReport
+from ollama_herd.router.admission import claim_of
 from ollama_herd.router.app import Herd, running
 from tests.core.fleets import report
 from tests.router.engines import engine
@@ -25,7 +26,8 @@ async def herd(tmp_path: Path) -> AsyncIterator[Herd]:
 
 def join(herd: Herd, port: int, seq: int = 1) -> None:
     told = EngineReport(engine_id="ollama-1", kind=EngineKind.OLLAMA, port=port)
-    herd.registry.report(report("a", [told], seq=seq), "127.0.0.1", "key")
+    said = report("a", [told], seq=seq)
+    herd.registry.report(said, claim_of(said, "127.0.0.1", "key"))
 
 
 async def post(port: int, body: bytes) -> bytes:
