@@ -370,3 +370,24 @@ def body_timeout(silent_s: float) -> ApiError:
         f"no byte of the request body came for {silent_s:.0f} s; send the request again",
         "body_timeout",
     )
+
+
+def body_too_slow(limit_s: float) -> ApiError:
+    """The whole body took longer than it may."""
+    return ApiError(
+        408,
+        f"the request body took longer than {limit_s:.0f} s; send it faster, or raise "
+        "upload_timeout_s",
+        "body_too_slow",
+    )
+
+
+def too_often(per_minute: int, retry_after_s: int) -> ApiError:
+    """One address asks more often than it may."""
+    return ApiError(
+        429,
+        f"more than {per_minute} requests a minute came from your address; try again in "
+        f"{retry_after_s} s, or raise requests_per_minute_per_client",
+        "too_often",
+        retry_after_s=retry_after_s,
+    )

@@ -269,6 +269,15 @@ class RouterSettings(Settings):
     idle_timeout_s: Seconds = Field(
         default=300, description="seconds an idle client connection is kept"
     )
+    upload_timeout_s: Seconds = Field(
+        default=600, description="seconds a client may take for a whole request body"
+    )
+    max_connections_per_client: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="connections open at once from one address; 0 is no limit"
+    )
+    requests_per_minute_per_client: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="inference requests from one address; more get 429; 0 is no limit"
+    )
     max_connections: Count = Field(default=20000, description="client connections open at once")
     connect_timeout_s: Seconds = Field(default=5, description="seconds to connect to an engine")
     queue_limit: Annotated[int, Field(ge=0)] = Field(

@@ -30,6 +30,7 @@ from ollama_herd.dashboard.settings import add_setting_routes
 from ollama_herd.router.admission import Admission
 from ollama_herd.router.canaries import CanarySender
 from ollama_herd.router.control import control_app
+from ollama_herd.router.crowd import Rates
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
 from ollama_herd.router.joining import add_joining_routes
@@ -114,6 +115,7 @@ class Herd:
             fleet=lambda: self.registry.fleet,
             gate=gate,
             keys=self.keys,
+            rates=_rates(settings),
             max_attempts=settings.max_attempts,
         )
         app = control_app(
@@ -279,6 +281,11 @@ def _certificate(settings: RouterSettings) -> Certificate | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _rates(settings: RouterSettings) -> Rates | None:
+    per_minute = settings.requests_per_minute_per_client
+    return Rates(per_minute) if per_minute else None
 
 
 def _queue(settings: RouterSettings) -> QueueSettings:

@@ -15,6 +15,7 @@ from ollama_herd.core.silence import SilenceLimits, first_byte_patience_s, stall
 from ollama_herd.core.trace import Trace
 from ollama_herd.router.attempt import herd_headers
 from ollama_herd.router.connection import EngineConnection
+from ollama_herd.router.crowd import Rates
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.head import RequestHead
@@ -56,6 +57,7 @@ class Parts:
     gate: Gate
     keys: KeyRing
     max_attempts: int
+    rates: Rates | None = None
     silence: SilenceLimits = field(default_factory=SilenceLimits)
     continue_streams: bool = True
     fallbacks: bool = True

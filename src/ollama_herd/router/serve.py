@@ -106,6 +106,9 @@ def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> Parsed
         exchange.refuse(allowed)
         return None
     exchange.more = allowed
+    if parts.rates is not None and (refusal := parts.rates.refusal(head.client)) is not None:
+        exchange.refuse(refusal)
+        return None
     caller = parts.keys.caller(head.headers) if parts.keys.are_needed else None
     if isinstance(caller, ApiError):
         exchange.refuse(caller)

@@ -5,6 +5,7 @@ HTTP/1.0, chunked uploads, `Expect: 100-continue`, requests after a handed-over 
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
@@ -14,8 +15,9 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
 from ollama_herd.api.endpoints import Endpoint
-from ollama_herd.api.errors import ApiError, body_timeout, body_too_large
+from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, body_too_slow
 from ollama_herd.api.wishes import FOR_THE_HERD
+from ollama_herd.clock import monotonic_s
 from ollama_herd.router.head import RequestHead
 from ollama_herd.router.reply import Headers, Source
 from ollama_herd.router.serve import Parts, serve
@@ -105,20 +107,25 @@ class BodyRefused(Exception):  # noqa: N818 - an answer to a client, not a defec
         self.error = error
 
 
-async def read_body(request: web.Request, limit_bytes: int, idle_s: float) -> bytes:
+async def read_body(
+    request: web.Request, limit_bytes: int, idle_s: float, whole_s: float = math.inf
+) -> bytes:
     """The whole body, however it is framed. Raises BodyRefused.
 
-    `idle_s` bounds the time in which no byte comes, not the time of the whole.
+    `idle_s` bounds the time in which no byte comes, `whole_s` the time of the whole.
     """
+    until_s = monotonic_s() + whole_s
     parts: list[bytes] = []
     size = 0
     if (request.content_length or 0) > limit_bytes:
         raise BodyRefused(body_too_large(limit_bytes))
     while not request.content.at_eof():
         try:
-            async with asyncio.timeout(idle_s):
+            async with asyncio.timeout(min(idle_s, until_s - monotonic_s())):
                 data = await request.content.readany()
         except TimeoutError:
+            if monotonic_s() >= until_s:
+                raise BodyRefused(body_too_slow(whole_s)) from None
             raise BodyRefused(body_timeout(idle_s)) from None
         size += len(data)
         if size > limit_bytes:
@@ -131,7 +138,9 @@ def slow_inference(parts: Parts, endpoint: Endpoint, limits: Limits) -> Handler:
     """An aiohttp handler for one row of the endpoint table."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        body = await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
+        body = await read_body(
+            request, limits.max_body_bytes, limits.body_timeout_s, limits.upload_timeout_s
+        )
         head = request_head(request)
         reply = BufferedReply(request)
         return await pumped(reply, serve(parts, endpoint, head, body, reply))

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import structlog
 
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
-from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, render
+from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, body_too_slow, render
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.request import Dialect
+from ollama_herd.router.crowd import Crowd
 from ollama_herd.router.head import HeadReader, RequestHead
 from ollama_herd.router.reply import STATUS_LINES, Headers, Source, answer
 
@@ -47,7 +48,11 @@ class Limits(Protocol):
     @property
     def idle_timeout_s(self) -> float: ...
     @property
+    def upload_timeout_s(self) -> float: ...
+    @property
     def max_connections(self) -> int: ...
+    @property
+    def max_connections_per_client(self) -> int: ...
 
 
 class Door:
@@ -69,6 +74,7 @@ class Door:
         self.limits = limits
         self.paths = INFERENCE if paths is None else paths
         self.connections: set[ClientConnection] = set()
+        self.crowd = Crowd(limits.max_connections, limits.max_connections_per_client)
         self.draining = False
         self.loop = asyncio.get_running_loop()
 
@@ -79,6 +85,7 @@ class Door:
         """Once a second: end connections that are too slow in sending or too long idle."""
         for connection in list(self.connections):
             connection.check_deadline(now_s)
+        self.crowd.sweep()
 
     def drain(self) -> None:
         """No further request on any connection; idle ones are closed now."""
@@ -107,6 +114,7 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection; also the Reply of the request it carries."""
 
     __slots__ = (
+        "_began_s",
         "_body",
         "_body_missing",
         "_buffer",
@@ -145,6 +153,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunked = False
         self._keep = True
         self._head_out = b""
+        self._began_s = 0.0
         self._deadline_s = 0.0
 
     # --- asyncio.Protocol ------------------------------------------------------------------
@@ -158,9 +167,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         door.connections.add(self)
         self._deadline_s = monotonic_s() + door.limits.header_timeout_s
-        if len(door.connections) > door.limits.max_connections or door.draining:
+        full = door.crowd.enter(self.client) or (503 if door.draining else 0)
+        if full:
             self.transport.write(
-                STATUS_LINES[503] + b"Content-Length: 0\r\nRetry-After: 1\r\n"
+                STATUS_LINES[full] + b"Content-Length: 0\r\nRetry-After: 1\r\n"
                 b"Connection: close\r\n\r\n"
             )
             self.transport.close()
@@ -182,6 +192,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._door.connections.discard(self)
+        self._door.crowd.leave(self.client)
         self._buffer = b""
         self._body.clear()
         if self._source is not None:  # what it has read already must not be written any more
@@ -226,7 +237,8 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(refusal, endpoint)
                 return
         self._body_missing = head.length
-        self._deadline_s = monotonic_s() + self._door.limits.body_timeout_s
+        self._began_s = monotonic_s()
+        self._deadline_s = self._began_s + self._door.limits.body_timeout_s
         self._buffer = b""
         self._read_body(data[end:])
 
@@ -235,7 +247,10 @@ class ClientConnection(asyncio.Protocol):
         if len(data) < missing:
             self._body.append(data)
             self._body_missing = missing - len(data)
-            self._deadline_s = monotonic_s() + self._door.limits.body_timeout_s
+            limits = self._door.limits
+            self._deadline_s = min(
+                monotonic_s() + limits.body_timeout_s, self._began_s + limits.upload_timeout_s
+            )
             return
         if len(data) > missing:
             self._buffer = data[missing:]
@@ -280,6 +295,7 @@ class ClientConnection(asyncio.Protocol):
     def _move_to_aiohttp(self) -> None:
         door = self._door
         door.connections.discard(self)
+        door.crowd.move(self.client, self.transport)
         protocol = door.hand_over()
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
@@ -292,12 +308,14 @@ class ClientConnection(asyncio.Protocol):
         if self._head is None and not self._buffer:
             self.transport.close()  # idle between requests
             return
-        silent_s = (
-            self._door.limits.header_timeout_s
-            if self._head is None
-            else self._door.limits.body_timeout_s
-        )
-        self._refuse(body_timeout(silent_s), self._endpoint)
+        limits = self._door.limits
+        if self._head is None:
+            error = body_timeout(limits.header_timeout_s)
+        elif now_s - self._began_s >= limits.upload_timeout_s:
+            error = body_too_slow(limits.upload_timeout_s)
+        else:
+            error = body_timeout(limits.body_timeout_s)
+        self._refuse(error, self._endpoint)
 
     def _refuse(self, error: ApiError, endpoint: Endpoint | None) -> None:
         """An error before the request path begins; the connection is of no more use."""
