@@ -107,17 +107,7 @@ class Herd:
         )
         self.keys = KeyRing(gate.is_own_page)
         memory.on_access(self._take_access)
-        parts = Parts(
-            dispatcher=self.dispatcher,
-            upstream=self.upstream,
-            put_trace=partial(_ended, self.watch.put, memory.put_trace),
-            node_name=self._node_name,
-            fleet=lambda: self.registry.fleet,
-            gate=gate,
-            keys=self.keys,
-            rates=_rates(settings),
-            max_attempts=settings.max_attempts,
-        )
+        parts = self._parts = self._parts_of(settings, memory)
         app = control_app(
             parts=parts,
             registry=self.registry,
@@ -137,12 +127,24 @@ class Herd:
         ).add_routes(app)
         add_joining_routes(app, self.registry, memory.keep_rule)
         self._runner = _runner(app, settings)
-        self._parts = parts
         self._memory = memory
         live.on_change(self._apply)
         self._apply(settings)
         self._door: Door | None = None
         self.port, self.certificate = 0, _certificate(settings)
+
+    def _parts_of(self, settings: RouterSettings, memory: Memory) -> Parts:
+        return Parts(
+            dispatcher=self.dispatcher,
+            upstream=self.upstream,
+            put_trace=partial(_ended, self.watch.put, memory.put_trace),
+            node_name=self._node_name,
+            fleet=lambda: self.registry.fleet,
+            gate=self._gate,
+            keys=self.keys,
+            rates=_rates(settings),
+            max_attempts=settings.max_attempts,
+        )
 
     async def listen(self) -> Listening:
         """Open the one listening socket. Raises OSError when the port is taken."""
