@@ -81,6 +81,10 @@ def test_pictures_queue_and_leave_with_their_clients(herd: Herd, tmp_path: Path)
         leaving = Client(herd.port)
         leaving.ask("POST", "/v1/images/generations", body(steps=200))
         wait_until(lambda: machine.running() == 1, 10, "the long picture to begin")
+        herd.wait_status(
+            lambda s: any("step" in one for one in s["nodes"][0]["vitals"].get("doing", ())),
+            "the node to tell its progress",
+        )
         leaving.close()
         wait_until(lambda: machine.running() == 0, 1.5, "the command to be gone")
         refused = herd.call("POST", "/v1/images/generations", body(quantize=7))

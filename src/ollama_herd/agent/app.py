@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 
 import aiohttp
+import msgspec
 import structlog
 
 from ollama_herd import __version__
@@ -167,7 +168,7 @@ class _Agent:
     def _sections(self) -> Sections:
         return Sections(
             self._collector.platform(),
-            self._collector.vitals(),
+            msgspec.structs.replace(self._collector.vitals(), doing=self._services.doing()),
             self._engines.reports() + self._services.reports(),
         )
 

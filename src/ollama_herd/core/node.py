@@ -158,6 +158,7 @@ class Vitals(msgspec.Struct, frozen=True, omit_defaults=True):
     pressure: Pressure = Pressure.NORMAL
     foreign_load_percent: float | None = None  # CPU used by others than engines and agent
     gpus: tuple[Gpu, ...] = ()
+    doing: tuple[Label, ...] = ()  # what the agent's own services work on: `z-image: step 3 of 20`
 
 
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,7 @@ export interface Vitals {
   throttled?: boolean;
   pressure?: "normal" | "warn" | "critical";
   gpus?: Gpu[];
+  doing?: string[];
 }
 
 export interface NodePart {

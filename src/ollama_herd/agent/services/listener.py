@@ -80,6 +80,7 @@ class Listener:
         self._used_s = 0.0
         self._resting: asyncio.Task[None] | None = None
         self.is_installed = False
+        self.doing = ""  # the model under way
 
     def look(self) -> tuple[Model, ...]:
         """What can be recognised here: reads the disk, so call it in a thread."""
@@ -113,8 +114,9 @@ class Listener:
         if voice is None:
             raise ListeningFailed(404, f"model '{model}' is not on this machine")
         async with self._device:
-            process = await self._process(voice)
+            self.doing = f"{model}: listens"
             try:
+                process = await self._process(voice)
                 async with asyncio.timeout(self._within_s):
                     return await process.ask(asked)
             except TimeoutError:
@@ -122,7 +124,7 @@ class Listener:
                 why = f"{voice.backend} took longer than {self._within_s:g} s and was ended"
                 raise ListeningFailed(504, why) from None
             except ListeningFailed:
-                if process.has_ended:
+                if self._warm is not None and self._warm[1].has_ended:
                     await self._end()
                 raise
             except asyncio.CancelledError:
@@ -130,12 +132,17 @@ class Listener:
                 raise
             finally:
                 self._used_s = monotonic_s()
+                self.doing = ""
 
     async def _process(self, voice: Voice) -> "_Process":
         if self._warm is not None and self._warm[0] == voice and not self._warm[1].has_ended:
             return self._warm[1]
         await self._end()
-        process = await _Process.start(voice, {**self._environment, **_OFFLINE})
+        try:
+            process = await _Process.start(voice, {**self._environment, **_OFFLINE})
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise ListeningFailed(500, f"{voice.backend} cannot be started: {why}") from None
         self._warm = (voice, process)
         self._used_s = monotonic_s()
         if self._resting is None or self._resting.done():

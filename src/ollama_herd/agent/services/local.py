@@ -29,6 +29,10 @@ class Skill(Protocol):
         """The models that can be used now; called in a thread."""
 
     @property
+    def doing(self) -> str:
+        """What it works on now, for people; never a word of a request."""
+
+    @property
     def complaint(self) -> str:
         """What people should do about it, "" when all is well or nothing is installed."""
 
@@ -44,7 +48,7 @@ class LocalService:
     ) -> None:
         self.report: EngineReport | None = None
         self.address = EngineAddress(LOOPBACK, 0)
-        self._skill = skill
+        self.skill = skill
         self._say = say
         self._changed = changed
         self._runner: web.AppRunner | None = None
@@ -59,14 +63,14 @@ class LocalService:
 
     async def look(self) -> None:
         """See what is there; open the server as soon as there is something."""
-        models = await start_in_thread(self._skill.look, name=self._skill.engine_id)
-        complaint = self._skill.complaint
+        models = await start_in_thread(self.skill.look, name=self.skill.engine_id)
+        complaint = self.skill.complaint
         if not models and not complaint and self.report is None:
             return
         if models and self._runner is None:
             await self._open()
         report = EngineReport(
-            engine_id=self._skill.engine_id,
+            engine_id=self.skill.engine_id,
             kind=EngineKind.OPENAI,
             port=self.address.port,
             version="herd-node",
@@ -83,7 +87,7 @@ class LocalService:
     async def _open(self) -> None:
         app = web.Application(middlewares=[_no_pages], client_max_size=64 * 2**20)
         app.router.add_get("/v1/models", self._models)
-        for path, handler in self._skill.routes.items():
+        for path, handler in self.skill.routes.items():
             app.router.add_post(path, handler)
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
@@ -100,7 +104,7 @@ class LocalService:
     async def close(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._skill.close()
+        await self.skill.close()
 
 
 class Services:
@@ -129,6 +133,10 @@ class Services:
 
     def reports(self) -> tuple[EngineReport, ...]:
         return tuple(s.report for s in self._services if s.report is not None)
+
+    def doing(self) -> tuple[str, ...]:
+        """What they work on now, a line each."""
+        return tuple(line for s in self._services if (line := s.skill.doing))
 
     def find(self, wanted: str) -> EngineAddress | None:
         """The address of a service by its id."""

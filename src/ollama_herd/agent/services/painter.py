@@ -43,6 +43,7 @@ class Painter:
         self._device = asyncio.Lock()
         self._commands: dict[str, Path] = {}
         self._models: dict[str, Recipe] = {}
+        self.doing = ""  # the model under way and how far it is
 
     def look(self) -> tuple[Model, ...]:
         """What can be made here: reads the disk, so call it in a thread."""
@@ -92,9 +93,11 @@ class Painter:
         async with self._device:
             self._folder.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(dir=self._folder))
+            self.doing = f"{model}: loads"
             try:
                 return await self._paint(recipe, picture, work, hear)
             finally:
+                self.doing = ""
                 shutil.rmtree(work, ignore_errors=True)
 
     async def _paint(self, recipe: Recipe, picture: Picture, work: Path, hear: Hear) -> list[bytes]:
@@ -117,6 +120,7 @@ class Painter:
         def listen(printed: str) -> None:
             step = recipes.progress(printed)
             if step is not None:
+                self.doing = f"{recipe.name}: step {step[0]} of {step[1]}"
                 hear(*step)
 
         environment = {**self._environment, **_OFFLINE}

@@ -54,6 +54,10 @@ class PictureSkill:
         painter = self._painter
         return painter.to_install if painter.is_installed and not self._has_models else ""
 
+    @property
+    def doing(self) -> str:
+        return self._painter.doing
+
     async def close(self) -> None:
         self._painter.clear()
 

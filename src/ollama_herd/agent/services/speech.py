@@ -54,6 +54,10 @@ class SpeechSkill:
         names = " or ".join(WEIGHTS.values())
         return f"Qwen3-ASR is installed, but no weights for it: fetch {names} with `hf download`"
 
+    @property
+    def doing(self) -> str:
+        return self._listener.doing
+
     async def close(self) -> None:
         await self._listener.close()
         self._clear()
