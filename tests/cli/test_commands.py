@@ -260,6 +260,19 @@ def test_names_that_would_steer_a_terminal(tmp_path: Path) -> None:
             assert "a[bold]b" in world.run("nodes").stdout
 
 
+def test_a_herd_that_asks_for_a_key(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd:
+        world = World(herd, tmp_path / "elsewhere")
+        made = start("herd", "keys", "create", "me", "--scope", "admin", "--json", home=herd.home)
+        key = json.loads(made.stdout)["key"]
+        wait_until(lambda: world.run("status").returncode == 1, 20, "the key to be asked for")
+        for arguments in (["status"], ["traces"], ["health"], ["nodes"], ["models"]):
+            without = world.run(*arguments)
+            assert (without.returncode, without.stdout) == (1, "")
+            assert "HERD_API_KEY" in without.stderr
+            assert world.run(*arguments, HERD_API_KEY=key).returncode == 0
+
+
 def test_completion_knows_the_commands(tmp_path: Path) -> None:
     env = {**os.environ, "_HERD_COMPLETE": "complete_bash", "COMP_WORDS": "herd st",
            "COMP_CWORD": "1"}  # fmt: skip

@@ -108,7 +108,10 @@ class Router:
             connection.request(method, path, body, {**self._headers(body), **(headers or {})})
             response = connection.getresponse()
             if response.status >= 300:
-                raise Refused(response.status, _reason(response.read(MOST_BYTES)))
+                reason = _reason(response.read(MOST_BYTES))
+                if response.status == 401:
+                    reason += f"; commands take it from {API_KEY_VARIABLE}"
+                raise Refused(response.status, reason)
             yield response
         except (OSError, http.client.HTTPException) as error:
             fail(
