@@ -34,6 +34,7 @@ describe("health", () => {
     expect(headline(state(0, 0, 0))).toBe("All is well");
     expect(headline(state(0, 0, 1))).toBe("All is well; one thing worth knowing");
     expect(headline(state(0, 1, 3))).toBe("One thing to look at");
+    expect(headline(state(1, 0, 0))).toBe("One thing to look at, and it is critical");
     expect(headline(state(2, 1, 0))).toBe("3 things to look at, 2 of them critical");
   });
 

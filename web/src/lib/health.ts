@@ -12,6 +12,7 @@ export const TONE: Record<Severity, string> = {
 export function headline(health: Health): string {
   const { critical, warning, info } = health.counts;
   const urgent = critical + warning;
+  if (critical && urgent === 1) return "One thing to look at, and it is critical";
   if (critical) return `${things(urgent)} to look at, ${critical} of them critical`;
   if (urgent) return `${things(urgent)} to look at`;
   if (info) return `All is well; ${things(info).toLowerCase()} worth knowing`;

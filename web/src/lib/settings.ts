@@ -43,5 +43,5 @@ export function label(name: string): string {
     .replace(/_s$/, " (s)")
     .replace(/_bytes$/, " (bytes)")
     .replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return (words.charAt(0).toUpperCase() + words.slice(1)).replace(/^Sse\b/, "SSE");
 }
