@@ -267,6 +267,16 @@ def test_another_format_passes(rig: Rig) -> None:
     assert rig.ear.heard[0].path == "/v1/audio/translations"
 
 
+def test_a_picture_to_change_goes_to_a_server_for_pictures(rig: Rig) -> None:
+    sent = form({"model": PAINTER, "prompt": "more snow"}, png(), "image")
+    answer = say(rig, "/v1/images/edits", sent)
+    assert answer.json() == {"text": f"{len(png())} bytes of speech.wav"}
+    (heard,) = [one for painter in rig.painters for one in painter.heard]
+    assert (heard.path, heard.fields["prompt"]) == ("/v1/images/edits", "more snow")
+    missing = say(rig, "/v1/images/edits", form({"model": PAINTER}, None))
+    assert "image is required" in missing.json()["error"]["message"]
+
+
 def test_a_transcript_as_a_stream(rig: Rig) -> None:
     sent = form({"model": LISTENER, "stream": "true"}, b"x" * 100)
     answer = say(rig, "/v1/audio/transcriptions", sent)

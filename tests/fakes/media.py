@@ -103,7 +103,7 @@ class FakeMedia:
         app = web.Application(client_max_size=2**20)
         app.router.add_get("/v1/models", self._list)
         app.router.add_post("/v1/images/generations", self._paint)
-        for path in ("/v1/audio/transcriptions", "/v1/audio/translations"):
+        for path in ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits"):
             app.router.add_post(path, self._listen)
         return app
 

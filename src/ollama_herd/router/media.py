@@ -127,16 +127,14 @@ class MediaRoutes:
 
     async def _upload(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
         head = request_head(request)
-        refused = self._parts.gate(head.headers, head.client)
-        if isinstance(refused, ApiError):  # before anything is read; `serve` answers
-            return await self._serve(endpoint, head, _NOT_READ, request)
         spool = Spool(self._folder)
         try:
             form = await _Uploading(request, spool, self._limits, self._max_upload_bytes).form()
-            read = form if isinstance(form, ApiError) else read_form(endpoint, form)
-            if isinstance(form, ApiError) or isinstance(read, ApiError):
-                refusal = read if isinstance(read, ApiError) else _NOT_READ
-                return await self._serve(endpoint, head, refusal, request)
+            if isinstance(form, ApiError):
+                return await self._serve(endpoint, head, form, request)
+            read = read_form(endpoint, form)
+            if isinstance(read, ApiError):
+                return await self._serve(endpoint, head, read, request)
             parsed = ParsedBody(
                 model=read.model,
                 body=b"",
@@ -170,7 +168,6 @@ class MediaRoutes:
 
 _PICTURES = b"/v1/images/generations"
 _JSON_PATHS = frozenset({"/v1/images/generations", "/api/generate-image"})
-_NOT_READ = ApiError(403, "refused", "not_read")
 
 
 def _lacks(message: str) -> ApiError:

@@ -57,7 +57,10 @@ class LocalService:
     async def run(self) -> None:
         """Look again and again, for ever."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except OSError as error:  # no port, no disk: engines are reported all the same
+                self._say(f"{self.skill.engine_id} cannot be offered: {error}")
             self.looked.set()
             await asyncio.sleep(LOOK_EVERY_S)
 
