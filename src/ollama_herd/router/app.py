@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from ollama_herd import __version__
 from ollama_herd.api.errors import ApiError
 from ollama_herd.api.joining import JoinMode
 from ollama_herd.clock import monotonic_s
-from ollama_herd.config import Origin, RouterSettings
+from ollama_herd.config import Loaded, Origin, RouterSettings
 from ollama_herd.core.access import Access
 from ollama_herd.core.at_once import Policy, scheduler
 from ollama_herd.core.canary import CanarySettings
@@ -83,7 +84,8 @@ class Herd:
     """A running router. `port` is the one it listens on (settings may ask for any free one)."""
 
     def __init__(self, live: LiveSettings, memory: Memory) -> None:
-        self._settings = settings = live.current
+        self.live = live
+        settings = live.current
         self.registry = _registry(settings, memory)
         self._predictor = Predictor()
         memory.teach(self._predictor)
@@ -119,13 +121,7 @@ class Herd:
             changes_allowed=lambda: self._settings.allow_destructive,
         )
         MediaRoutes(parts, settings).add_to(app)
-        add_setting_routes(app, SettingAnswers(live, self.keys))
-        add_node_routes(app, self.registry, memory.forget)
-        Measuring(self.registry, self.dispatcher, self.upstream).add_to(app)
-        PinAnswers(
-            self.dispatcher, lambda: self.registry.fleet, memory.pins, memory.keep_pins
-        ).add_routes(app)
-        add_joining_routes(app, self.registry, memory.keep_rule)
+        self._add_own_routes(app, memory)
         self._runner = _runner(app, settings)
         self._memory = memory
         live.on_change(self._apply)
@@ -145,6 +141,15 @@ class Herd:
             rates=_rates(settings),
             max_attempts=settings.max_attempts,
         )
+
+    def _add_own_routes(self, app: web.Application, memory: Memory) -> None:
+        """What changes the fleet and the settings."""
+        add_setting_routes(app, SettingAnswers(self.live, self.keys))
+        add_node_routes(app, self.registry, memory.forget)
+        Measuring(self.registry, self.dispatcher, self.upstream).add_to(app)
+        fleet = lambda: self.registry.fleet  # noqa: E731 - of the moment in which it is asked
+        PinAnswers(self.dispatcher, fleet, memory.pins, memory.keep_pins).add_routes(app)
+        add_joining_routes(app, self.registry, memory.keep_rule)
 
     async def listen(self) -> Listening:
         """Open the one listening socket. Raises OSError when the port is taken."""
@@ -371,10 +376,19 @@ async def running(
 
 
 async def run(
-    settings: RouterSettings, origins: Mapping[str, Origin] = MappingProxyType({})
+    settings: RouterSettings,
+    origins: Mapping[str, Origin] = MappingProxyType({}),
+    load: Callable[[], Loaded[RouterSettings]] | None = None,
 ) -> None:
-    """Run until cancelled; returns after a clean shutdown. The process is the router's alone."""
+    """Run until cancelled; returns after a clean shutdown. The process is the router's alone.
+
+    `load` reads the settings again when the process gets a SIGHUP (there is none on Windows).
+    """
     async with running(settings, origins) as herd:
+        if load is not None and hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, lambda: spawn(herd.live.read_again(load), name="settings")
+            )
         gc.collect()
         gc.freeze()  # what is here now stays: modules, routes, the fleet
         gc.set_threshold(*GC_THRESHOLDS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import structlog
 
-from ollama_herd.config import Origin, RouterSettings, Source
+from ollama_herd.config import ConfigError, Loaded, Origin, RouterSettings, Source
 from ollama_herd.config.live import LIVE, SettingRefused, changed, locked, overridden
 from ollama_herd.store.settings import SettingChange, SettingStore
 
@@ -82,6 +82,37 @@ class LiveSettings:
                 self._changed.discard(name)
                 self._put(settings, name, who)
         return self._view(name)
+
+    async def read_again(self, load: Callable[[], Loaded[RouterSettings]]) -> None:
+        """Take what the settings file says now, as far as that needs no restart. The log names
+        what changed; a file that cannot be used changes nothing. What was changed here stays.
+        """
+        try:
+            configured, origins = await asyncio.to_thread(load)
+        except ConfigError as error:
+            _log.error("settings stay as they are", reason=str(error))
+            return
+        async with self._changing:
+            different = [
+                name
+                for name in RouterSettings.model_fields
+                if getattr(configured, name) != getattr(self._configured, name)
+            ]
+            taken = [name for name in different if name in LIVE and name not in self._changed]
+            values = {name: getattr(self.current, name) for name in RouterSettings.model_fields}
+            self._configured, self._origins = configured, origins
+            self.current = RouterSettings(
+                **{**values, **{name: getattr(configured, name) for name in taken}}
+            )
+            self._apply(self.current)
+        waiting = [name for name in different if name not in LIVE]
+        overruled = [name for name in different if name in self._changed]
+        _log.info(
+            "settings read again",
+            changed=taken,
+            **({"after_a_restart": waiting} if waiting else {}),
+            **({"overruled_in_the_dashboard": overruled} if overruled else {}),
+        )
 
     def changes(self, limit: int) -> list[SettingChange]:
         """Who changed what, newest first. Blocks. Raises StoreError."""
