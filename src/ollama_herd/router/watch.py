@@ -5,6 +5,7 @@ second at a time.
 """
 
 import asyncio
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -99,13 +100,19 @@ class Watch:
         return self._health
 
     async def run(self) -> None:
-        """Count and look, for ever."""
-        rounds = 0
-        while True:
-            snapshot = self._snapshot() if rounds % LOOK_EVERY == 0 else None
-            await asyncio.to_thread(self._round, snapshot)
-            rounds += 1
+        """Count and look, for ever. A defect in a look costs that look."""
+        told = ""
+        for rounds in itertools.count():
+            (failure,) = await asyncio.gather(
+                self._again(looks=rounds % LOOK_EVERY == 0), return_exceptions=True
+            )
+            if failure is not None and repr(failure) != told:
+                told = repr(failure)
+                _log.error("health could not be looked at", exc_info=failure)
             await asyncio.sleep(COUNT_S)
+
+    async def _again(self, *, looks: bool) -> None:
+        await asyncio.to_thread(self._round, self._snapshot() if looks else None)
 
     def close(self) -> None:
         """Count and export the last ones. Blocks."""
