@@ -173,6 +173,14 @@ async def test_a_look_at_vllm() -> None:
         assert findings.version == "0.11.0"
 
 
+async def test_a_server_that_chokes_on_the_question_is_used_all_the_same() -> None:
+    async with engine_running(LLAMACPP) as engine, aiohttp.ClientSession() as session:
+        engine.closing.add("/v1/messages")
+        findings = await OpenAiProbe(EngineHttp(session, engine.address)).look(thorough=True)
+        assert [model.name for model in findings.models] == ["tiny"]
+        assert not findings.speaks_anthropic
+
+
 REFUSED = json_answer('{"error":{"code":500,"message":"\'messages\' is required"}}', "500 X")
 UNKNOWN = json_answer('{"error":{"code":404,"message":"File Not Found"}}', "404 Not Found")
 ODD = json_answer('{"error":"Unexpected endpoint or method. (POST /v1/messages)"}')

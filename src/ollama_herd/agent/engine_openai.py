@@ -263,9 +263,12 @@ class OpenAiProbe:
 
     async def _finds_messages(self) -> bool:
         """Whether `/v1/messages` is there: a request without anything in it is then refused as
-        such, and no model runs.
+        such, and no model runs. A server that cannot cope with the question does not speak it.
         """
-        answer = await self._http.post("/v1/messages", {}, PROBE_TIMEOUT_S)
+        try:
+            answer = await self._http.post("/v1/messages", {}, PROBE_TIMEOUT_S)
+        except EngineFailure:
+            return False
         return answer.status in _REFUSALS
 
     async def _identify(self) -> None:
