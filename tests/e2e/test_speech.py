@@ -13,6 +13,7 @@ from tests.fakes.raw import Response
 from tests.interop.environments import python_of
 
 MODEL = "pocketsphinx"
+NODES: list[Node] = []
 WORDS = "yes no yes"
 
 
@@ -29,7 +30,9 @@ def herd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Herd]:
         env = {"PYTHONPATH": str(only)}
         with Node(folder, "ears", url, ["http://127.0.0.1:9"], env=env) as node:
             herd.wait_models(MODEL)
+            NODES.append(node)
             yield herd
+            NODES.clear()
         assert list((node.home / "recordings").glob("*")) == []
         assert "Traceback" not in node.log()
 
@@ -76,6 +79,14 @@ def test_what_is_no_recording(herd: Herd, sound: bytes) -> None:
     assert answer.status == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert "no WAV recording" in answer.json()["error"]["message"]
+
+
+def test_a_long_recording_is_nowhere_in_memory(herd: Herd) -> None:
+    (node,) = NODES
+    before = herd.rss_bytes(), node.rss_bytes()
+    answer = ask(herd, bytes(150 * 10**6))
+    assert answer.status == 400
+    assert max(herd.rss_bytes() - before[0], node.rss_bytes() - before[1]) < 40 * 2**20
 
 
 def test_it_does_not_translate(herd: Herd, voice: bytes) -> None:

@@ -4,11 +4,11 @@ import asyncio
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ollama_herd.agent.services import recipes
+from ollama_herd.agent.services.folders import clear_work, new_work
 from ollama_herd.agent.services.process import CommandTimeout, run
 from ollama_herd.agent.services.recipes import RECIPES, Picture, Recipe, Tool
 from ollama_herd.agent.services.weights import cache_folder, find_command, weights_bytes
@@ -83,7 +83,7 @@ class Painter:
 
     def clear(self) -> None:
         """Remove what an agent that was killed left behind."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        clear_work(self._folder)
 
     async def paint(self, model: str, picture: Picture, hear: Hear) -> list[bytes]:
         """The pictures, one a seed, in order. Raises PaintingFailed; waits for the device."""
@@ -91,8 +91,7 @@ class Painter:
         if recipe is None:
             raise PaintingFailed(404, f"model '{model}' is not on this machine")
         async with self._device:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(dir=self._folder))
+            work = new_work(self._folder)
             self.doing = f"{model}: loads"
             try:
                 return await self._paint(recipe, picture, work, hear)

@@ -2,12 +2,12 @@
 
 import asyncio
 import shutil
-import tempfile
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
+from ollama_herd.agent.services.folders import clear_work, new_work
 from ollama_herd.agent.services.listener import WEIGHTS, Listener, ListeningFailed
 from ollama_herd.agent.services.local import Handler, refusal
 from ollama_herd.agent.services.transcripts import FORMATS, rendered
@@ -64,12 +64,12 @@ class SpeechSkill:
 
     def _clear(self) -> None:
         """Remove recordings, also those that an agent that was killed left behind."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        clear_work(self._folder)
 
     async def _transcribe(self, request: web.Request) -> web.StreamResponse:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=self._folder))
+        work: Path | None = None
         try:
+            work = new_work(self._folder)
             form = await _read(request, work)
             return await self._answer(form)
         except (ValueError, AssertionError, aiohttp.ClientPayloadError):
@@ -78,7 +78,8 @@ class SpeechSkill:
             why = error.strerror or "the disk cannot be written"
             return refusal(500, f"the recording cannot be kept on this node: {why}")
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            if work is not None:
+                shutil.rmtree(work, ignore_errors=True)
 
     async def _answer(self, form: _Form) -> web.Response:
         layout = form.fields.get("response_format") or "json"
