@@ -263,6 +263,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         for asked in self.waiting.values():
             assert self.now_s - asked.arrived_s <= TIMEOUT_S + 21
 
+    def is_out(self, replica):
+        """Its engine refused a connection, to whatever model, since its node reported last."""
+        known = self.scheduler.load.replicas.get(replica.slot_key)
+        out_s = known.engine.out_since_s if known is not None else None
+        return out_s is not None and self.fleet.nodes[replica.node_id].last_report_s <= out_s
+
     @invariant()
     def idle_machines_serve(self):
         """A model that waits has not all of its usable replicas idle."""
@@ -271,7 +277,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             usable = [
                 r
                 for r in self.fleet.replicas.get(canonical_name(asked.model), ())
-                if r.slot_key not in self.tried[asked.request_id] and r.slot_key not in load.barred
+                if r.slot_key not in self.tried[asked.request_id]
+                and r.slot_key not in load.barred
+                and not self.is_out(r)
             ]
             busy = [r for r in usable if load.nodes[r.node_id].in_flight]
             assert busy or not usable
