@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.test_start import start
 from tests.documents import DOCS, ROOT
-from tests.e2e.processes import Herd, Node, free_port
+from tests.e2e.processes import Herd, Node, free_port, wait_until
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 
@@ -104,3 +104,31 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
     assert "home-not-writable" in codes("herd", home=home, HERD_MDNS="false")[1]
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """A router with a certificate of its own authority is asked as any other."""
+    pytest.importorskip("cryptography", reason="the extra tls is not installed")
+    home = tmp_path / "router-home"
+    assert start("herd", "tls", "init", home=home).returncode == 0
+    port = free_port()
+    env = {
+        "HERD_TLS_CERT": str(home / "tls" / "router.pem"),
+        "HERD_TLS_KEY": str(home / "tls" / "router.key"),
+        "HERD_HOST": "127.0.0.1",
+        "HERD_PORT": str(port),
+        "HERD_MDNS": "false",
+    }
+    with Herd(tmp_path, port=port, env=env) as herd:
+        wait_until(lambda: "herd is listening" in herd.log(), 20, "the router")
+        assert codes("herd", home=home, **env) == (1, {"listens-on-loopback", "no-node"})
+        joined = {
+            "HERD_NODE_ROUTER": f"https://127.0.0.1:{port}",
+            "HERD_NODE_ROUTER_CA": str(home / "tls" / "ca.pem"),
+            "HERD_NODE_ENGINE": f"http://127.0.0.1:{free_port()}",
+        }
+        found = codes("herd-node", home=tmp_path / "n", **joined)
+        assert found == (1, {"engine-unreachable", "node-unknown"})
+        del joined["HERD_NODE_ROUTER_CA"]
+        found = codes("herd-node", home=tmp_path / "n", **joined)
+        assert found == (1, {"engine-unreachable", "router-unreachable"})

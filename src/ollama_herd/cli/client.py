@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from ollama_herd.cli.process import fail
-from ollama_herd.config import API_KEY_VARIABLE
+from ollama_herd.config import API_KEY_VARIABLE, RouterSettings
 
 NO_ROUTER = 3
 """Exit status when no router answers, apart from 1: scripts tell the two kinds of trouble apart."""
@@ -128,7 +128,6 @@ class Router:
         import ssl  # noqa: PLC0415 - hardly any router has TLS
 
         from ollama_herd.cli.options import load_or_fail  # noqa: PLC0415
-        from ollama_herd.config import RouterSettings  # noqa: PLC0415
 
         context = ssl.create_default_context()
         own_ca = load_or_fail(RouterSettings, {}).settings.home / "tls" / "ca.pem"
@@ -149,9 +148,12 @@ class Router:
 def default_url() -> str:
     """The router that the settings of this machine describe."""
     from ollama_herd.cli.options import load_or_fail  # noqa: PLC0415 - not needed with --router
-    from ollama_herd.config import RouterSettings  # noqa: PLC0415
 
-    settings = load_or_fail(RouterSettings, {}).settings
+    return url_of(load_or_fail(RouterSettings, {}).settings)
+
+
+def url_of(settings: RouterSettings) -> str:
+    """Where the router of these settings answers programs of this machine."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
     scheme = "http" if settings.tls_cert is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"

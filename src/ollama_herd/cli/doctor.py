@@ -1,6 +1,5 @@
 """`herd doctor`: the whole path from this machine's settings to the engines of its nodes."""
 
-import os
 import socket
 from collections.abc import Iterator
 from typing import Annotated
@@ -8,10 +7,10 @@ from typing import Annotated
 from ollama_herd import __version__
 from ollama_herd.api.fleet_lists import NodeEntry, NodeList
 from ollama_herd.cli import findings, machine
-from ollama_herd.cli.client import JsonOption, RouterOption, default_url
+from ollama_herd.cli.client import JsonOption, RouterOption, url_of
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.options import setting
-from ollama_herd.config import API_KEY_VARIABLE, ConfigError, RouterSettings, load
+from ollama_herd.config import ConfigError, RouterSettings, load
 from ollama_herd.core.node import NodeStatus
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -34,12 +33,12 @@ def _found(home: str | None, router: str | None) -> Iterator[Finding]:
         yield critical("settings-invalid", str(error), "correct it")
         return
     yield ok("settings-valid", f"version {__version__}, settings of {settings.home} are valid")
-    url = router or default_url()
+    url = router or url_of(settings)
     if router is None:
         yield from machine.home_findings(settings.home)
         yield from _listening(settings)
         yield from machine.firewall_findings(f"{settings.port}/tcp and 5353/udp")
-    nodes = machine.asked_nodes(url, os.environ.get(API_KEY_VARIABLE, ""))
+    nodes = machine.asked_nodes(url, settings.home / "tls" / "ca.pem")
     if isinstance(nodes, Finding):
         yield nodes
         return

@@ -5,6 +5,7 @@ import http.client
 import os
 import shutil
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -88,11 +89,21 @@ def is_open(host: str, port: int) -> bool:
     return True
 
 
-def fetch(url: str, path: str, key: str = "") -> tuple[int, bytes]:
-    """Status and body of a GET. Raises OSError or http.client.HTTPException."""
+def fetch(url: str, path: str, key: str = "", ca: Path | None = None) -> tuple[int, bytes]:
+    """Status and body of a GET; over TLS a certificate of `ca` will do, or of whom the system
+    trusts. Raises OSError or http.client.HTTPException.
+    """
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        if ca is not None and ca.is_file():
+            context.load_verify_locations(ca)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=TIMEOUT_S, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
         response = connection.getresponse()
@@ -104,10 +115,10 @@ def fetch(url: str, path: str, key: str = "") -> tuple[int, bytes]:
 FETCH_FAILURES = (OSError, http.client.HTTPException)
 
 
-def asked_nodes(url: str, key: str = "") -> NodeList | Finding:
+def asked_nodes(url: str, ca: Path | None = None) -> NodeList | Finding:
     """What the router at `url` knows of its nodes, else what is wrong with it."""
     try:
-        status, body = fetch(url, "/fleet/nodes", key)
+        status, body = fetch(url, "/fleet/nodes", os.environ.get(API_KEY_VARIABLE, ""), ca)
     except FETCH_FAILURES as error:
         return critical(
             "router-unreachable",

@@ -17,7 +17,6 @@ from ollama_herd.cli.client import JsonOption
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.options import setting
 from ollama_herd.config import (
-    API_KEY_VARIABLE,
     OLLAMA_PORT,
     ConfigError,
     NodeSettings,
@@ -60,7 +59,7 @@ def _found(home: str | None) -> Iterator[Finding]:
             "start 'herd' on a machine of this network, let 5353/udp through, or name it: --router",
         )
         return
-    known = machine.asked_nodes(urls[0], os.environ.get(API_KEY_VARIABLE, ""))
+    known = machine.asked_nodes(urls[0], settings.router_ca)
     if isinstance(known, Finding):
         yield known
         return
