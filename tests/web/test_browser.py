@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ollama_herd.core.access import ApiKey, Scope
+from ollama_herd.store.access import AccessStore, new_key
+from ollama_herd.store.database import Database
 from tests.e2e.processes import Herd, Node, free_port
 from tests.fakes.manage import ManagedOllama
 from tests.fakes.models import model
@@ -98,6 +101,21 @@ def test_health_is_told_and_remembered(tmp_path: Path) -> None:
 def test_settings_change_while_it_runs(tmp_path: Path) -> None:
     with Herd(tmp_path, env={"HERD_HEDGE": "false"}).ready() as herd, fleet(herd):
         status, said = browser.run("settings", url(herd))
+    assert status == 0, said
+
+
+def test_the_dashboard_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key_id, key, key_hash = new_key()
+    home = tmp_path / "router-home"
+    database = Database(home)
+    entry = ApiKey(key_id=key_id, name="me", key_hash=key_hash, scope=Scope.MANAGE)
+    AccessStore(database, home).put(key_id, entry)
+    database.close()
+    (tmp_path / "key").write_text(key)
+    monkeypatch.setenv("HERD_TEST_KEY_FILE", str(tmp_path / "key"))
+    with Herd(tmp_path) as herd:
+        herd.wait_status_code(401)
+        status, said = browser.run("login", url(herd), {"in": lambda: None})
     assert status == 0, said
 
 

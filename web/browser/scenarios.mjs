@@ -312,7 +312,25 @@ async function reconnect(context, url, say) {
   await page.waitForSelector("nav >> text=/^live$/", { timeout: 30_000 });
 }
 
+async function login(context, url, say) {
+  const page = await context.newPage();
+  await page.goto(`${url}/dashboard`);
+  await page.waitForURL("**/dashboard/login");
+  await page.fill("#key", "herd_00000000_wrong-wrong-wrong-wrong");
+  await page.click("button");
+  await page.waitForSelector("text=This key does not open the dashboard");
+  const key = await readFile(process.env.HERD_TEST_KEY_FILE, "utf8");
+  await page.fill("#key", key.trim());
+  await page.click("button");
+  await page.waitForSelector("text=live");
+  assert.equal(await page.evaluate(() => document.cookie), "");
+  const [cookie] = await context.cookies();
+  assert.ok(cookie.httpOnly && cookie.sameSite === "Strict");
+  say("in");
+}
+
 export const scenarios = {
+  login,
   settings,
   health,
   empty,
