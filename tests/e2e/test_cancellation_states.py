@@ -13,7 +13,7 @@ import pytest
 
 from ollama_herd import clock
 from tests.e2e.fault_matrix import LIMITS
-from tests.e2e.processes import Herd, Node
+from tests.e2e.processes import Herd, Node, wait_until
 from tests.e2e.test_cancellation import check
 from tests.e2e.test_relay import ELSEWHERE, _has_second_loopback
 from tests.fakes.models import model
@@ -70,7 +70,7 @@ def standing(
     folder: Path = tmp_path_factory.mktemp("leaving")
     host = "127.0.0.1" if request.param == "direct" else ELSEWHERE
     with ExitStack() as stack:
-        herd = stack.enter_context(Herd(folder, env=LIMITS).ready())
+        herd = stack.enter_context(Herd(folder, env={**LIMITS, "HERD_PLACEMENT": "false"}).ready())
         engines = {}
         for name in ("a", "b"):
             engine = FakeOllama([model("tiny")], settings(), host=host)
@@ -79,10 +79,24 @@ def standing(
             stack.enter_context(Node(folder, name, url, [engine.url], env=env))
         herd.wait_models("tiny:latest")
         herd.wait_status(lambda s: len(s["nodes"]) == 2, "both nodes")
-        way = {e["path"] for node in herd.status()["nodes"] for e in node["engines"]}
-        assert way == {"direct" if request.param == "direct" else "relay"}
+        way = "direct" if request.param == "direct" else "relay"
+        herd.wait_status(lambda s: _ways(s) == {way}, f"the way to be {way}", 20)
+        for engine in engines.values():
+            wait_until(lambda e=engine: _was_shown(e), 20, "the model's weights to be asked for")  # type: ignore[misc]
+        shown_s = herd.status()[
+            "time_s"
+        ]  # slots are counted by weights: known with the next report
+        herd.wait_status(lambda s: s["time_s"] > shown_s + 1.5, "two heartbeats")
         yield Rig(herd, engines)
         assert "Traceback" not in herd.log()
+
+
+def _was_shown(engine: FakeOllama) -> bool:
+    return any(path == "/api/show" for _, path, _, _ in list(engine.state.requests))
+
+
+def _ways(status: dict[str, Any]) -> set[str]:
+    return {engine["path"] for node in status["nodes"] for engine in node["engines"]}
 
 
 def settings() -> Settings:
@@ -194,15 +208,22 @@ def test_the_engines_are_free_at_once(
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_waits_is_forgotten(rig: Rig, path: str) -> None:
-    for _ in range(2 * SLOTS):
+    for number in range(1, 2 * SLOTS + 3):
         rig.open("/api/chat")
-    rig.herd.wait_status(lambda s: s["queue"]["in_flight"] == 2 * SLOTS, "all slots to be taken")
-    for engine in rig.engines.values():
-        engine.wait_for(lambda c: c.in_flight == SLOTS)
+        rig.herd.wait_status(lambda s, n=number: _all(s) == n, "it to be known")  # type: ignore[misc]
+    waiting = int(rig.herd.status()["queue"]["waiting"])
+    assert waiting > 0
+    wait_until(lambda: rig.total("in_flight") == 2 * SLOTS + 2 - waiting, 5, "the others to run")
     received = rig.total("received")
     client = rig.open(path)
-    rig.herd.wait_status(lambda s: s["queue"]["waiting"] == 1, "one request to wait")
+    rig.herd.wait_status(lambda s: s["queue"]["waiting"] == waiting + 1, "one more to wait")
     client.close()
-    took_s = rig.herd.wait_status(lambda s: s["queue"]["waiting"] == 0, "it to be forgotten", 5)
+    took_s = rig.herd.wait_status(
+        lambda s: s["queue"]["waiting"] == waiting, "it to be forgotten", 5
+    )
     assert took_s < 1
     assert rig.total("received") == received
+
+
+def _all(status: dict[str, Any]) -> int:
+    return int(status["queue"]["in_flight"]) + int(status["queue"]["waiting"])
