@@ -1,7 +1,8 @@
 """Watches the herd: counts ended requests, looks at health, tells and keeps what changed there.
 
-The request path only leaves its traces here. Counting and looking run in a thread, the traces of a
-second at a time.
+Ended requests are counted a few at a time where they end, while their values are in the processor's
+cache: traces that waited for a thread would be hundreds of objects a request, cold by then. Looking
+and exporting run in a thread.
 """
 
 import asyncio
@@ -35,6 +36,9 @@ from ollama_herd.store.traces import TraceHealth
 
 COUNT_S = 1.0
 """How often ended requests are counted."""
+
+COUNTED_AT_ONCE = 16
+"""Ended requests that are counted together on the event loop."""
 
 LOOK_EVERY = 4
 """Health is looked at with every so many counts."""
@@ -87,8 +91,18 @@ class Watch:
         self._dropped: deque[tuple[float, int]] = deque(maxlen=WINDOW_MINUTES * 60)
         self._unkept: deque[Transition] = deque(maxlen=MAX_UNKEPT)
         self._health: Health | None = None
-        self.put: Callable[[Trace], None] = self._ended.append
-        """Takes the trace of a request that has ended; costs the request path nothing else."""
+
+    def put(self, trace: Trace) -> None:
+        """Takes the trace of a request that has ended. Never waits."""
+        ended = self._ended
+        ended.append(trace)
+        if len(ended) < COUNTED_AT_ONCE or self._export is not None:
+            return
+        if self._counting.acquire(blocking=False):  # else whoever counts now takes it along
+            try:
+                self._count_ended()
+            finally:
+                self._counting.release()
 
     @property
     def health(self) -> Health:
@@ -136,12 +150,15 @@ class Watch:
 
     def _count(self) -> None:
         with self._counting:
-            now = monotonic_s()
-            for _ in range(len(self._ended)):
-                trace = self._ended.popleft()
-                self._tally.add(trace, now)
-                if self._export is not None:
-                    self._export(trace)
+            self._count_ended()
+
+    def _count_ended(self) -> None:
+        now, ended, add, export = monotonic_s(), self._ended, self._tally.add, self._export
+        for _ in range(len(ended)):
+            trace = ended.popleft()
+            add(trace, now)
+            if export is not None:
+                export(trace)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(
