@@ -76,6 +76,7 @@ def test_models(world: World) -> None:
     assert ended.returncode == 0
     line = next(line for line in ended.stdout.splitlines() if "llama3.2:latest" in line)
     assert "laptop, studio" in line
+    assert line.split()[1] == "text"
     listed = world.json("models")
     assert isinstance(listed, dict)
     assert {"llama3.2:latest", "mistral:latest"} <= {m["model"]["name"] for m in listed["models"]}

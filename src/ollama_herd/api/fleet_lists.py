@@ -14,6 +14,7 @@ from ollama_herd.api.fleet_parts import (
     loaded_part,
     model_part,
 )
+from ollama_herd.core.abilities import purpose
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, Platform, Replica, Vitals
@@ -59,10 +60,13 @@ class ModelPlace(msgspec.Struct, frozen=True):
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
-    """A model and all places that have it; `model` describes the one that is served."""
+    """A model and all places that have it; `model` describes the one that is served. `kind` is
+    what it is for: `text`, `embedding`, `image` or `speech`.
+    """
 
     model: ModelPart
     places: tuple[ModelPlace, ...]
+    kind: str = "text"
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -107,7 +111,7 @@ def _models(fleet: Fleet) -> Iterator[ModelEntry]:
         places = [_place(replica, served, fleet, usable=True) for replica in usable]
         places += [_place(replica, served, fleet, usable=False) for replica in gone]
         places.sort(key=lambda place: (place.node, place.node_id, place.engine_id))
-        yield ModelEntry(model_part(shown, name), tuple(places))
+        yield ModelEntry(model_part(shown, name), tuple(places), purpose(shown))
 
 
 def _place(replica: Replica, served: str, fleet: Fleet, *, usable: bool) -> ModelPlace:

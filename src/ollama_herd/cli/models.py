@@ -8,7 +8,7 @@ from ollama_herd.cli.client import JsonOption, Router, RouterOption
 
 
 def models(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
-    """List the models, the nodes that have them, and where they are in memory."""
+    """List the models, what they are for, the nodes that have them, and where they are in memory."""
     herd = Router(router)
     body = herd.get("/fleet/models")
     if as_json:
@@ -18,7 +18,7 @@ def models(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
     if not found:
         show.console().print("no node has a model yet: herd pull MODEL")
         return
-    table = show.table("model", "size>", "parameters", "context>", "nodes", "in memory on")
+    table = show.table("model", "kind", "size>", "parameters", "context>", "nodes", "in memory on")
     for entry in found:
         show.row(table, _row(entry))
     show.console().print(table)
@@ -28,6 +28,7 @@ def _row(entry: ModelEntry) -> tuple[object, ...]:
     model = entry.model
     return (
         model.name,
+        entry.kind,
         show.size(model.size_bytes) if model.size_bytes else "·",
         f"{model.parameter_size} {model.quantization}".strip() or "·",
         f"{model.context_length:,}" if model.context_length else "·",
