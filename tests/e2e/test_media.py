@@ -322,8 +322,8 @@ def test_kinds_are_told(rig: Rig) -> None:
     assert listed["llama3.2:latest"] is None
     fleet = rig.herd.call("GET", "/fleet/models").json()["models"]
     kinds = {one["model"]["name"]: one["kind"] for one in fleet}
-    assert kinds[PAINTER] == "image"
-    assert kinds[LISTENER] == "speech"
+    assert kinds[f"{PAINTER}:latest"] == "image"
+    assert kinds[f"{LISTENER}:latest"] == "speech"
     assert kinds["llama3.2:latest"] == "text"
     (entry, other) = rig.herd.call("GET", "/api/image-models").json()["models"]
     assert entry == {"name": PAINTER, "type": "image", "nodes": ["a", "b"]}

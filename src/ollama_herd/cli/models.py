@@ -8,7 +8,7 @@ from ollama_herd.cli.client import JsonOption, Router, RouterOption
 
 
 def models(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
-    """List the models, what they are for, the nodes that have them, and where they are in memory."""
+    """List the models, what each is for, the nodes that have it, and where it is loaded."""
     herd = Router(router)
     body = herd.get("/fleet/models")
     if as_json:
