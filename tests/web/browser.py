@@ -33,10 +33,16 @@ def chromium() -> str:
 
 
 def run(
-    name: str, url: str, answers: Mapping[str, Callable[[], object]] | None = None
+    name: str,
+    url: str,
+    answers: Mapping[str, Callable[[], object]] | None = None,
+    *,
+    prefix: Sequence[str] = (),
 ) -> tuple[int, str]:
-    """One scenario: exit status and output. `answers` are called when it prints `> key`."""
-    process = _node("run.mjs", name, url)
+    """One scenario: exit status and output. `answers` are called when it prints `> key`. `prefix`
+    is put before the command.
+    """
+    process = _node("run.mjs", name, url, prefix=prefix)
     timer = threading.Timer(TIMEOUT_S, process.kill)
     timer.start()
     said = []
@@ -61,9 +67,9 @@ def shoot(url: str, shots: Sequence[Mapping[str, Any]]) -> None:
         raise subprocess.CalledProcessError(process.returncode, "shoot.mjs", said)
 
 
-def _node(script: str, *arguments: str) -> "subprocess.Popen[str]":
+def _node(script: str, *arguments: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["node", f"browser/{script}", *arguments],
+        [*prefix, "node", f"browser/{script}", *arguments],
         cwd=WEB,
         env={**os.environ, "CHROMIUM": chromium()},
         stdin=subprocess.DEVNULL,

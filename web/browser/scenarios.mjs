@@ -329,7 +329,33 @@ async function login(context, url, say) {
   say("in");
 }
 
+async function joining(context, url, say) {
+  const page = await open(context, url);
+  const ask = page.locator("[data-joining]");
+  const row = (name) => ask.locator("li", { hasText: name });
+  const dialog = page.getByRole("dialog");
+  await row("friend").waitFor();
+  await row("stranger").waitFor();
+  await fits(page, "who asks to join");
+
+  await row("friend").getByText("Approve…").click();
+  await dialog.getByText("Let friend join?").waitFor();
+  await dialog.getByText("Cancel").click();
+  await dialog.waitFor({ state: "detached" });
+  say("nobody joined"); // a click without its confirmation decides nothing
+
+  await row("stranger").getByText("Ban…").click();
+  await dialog.getByRole("button", { name: "Ban" }).click();
+  await row("stranger").waitFor({ state: "detached" });
+  await row("friend").getByText("Approve…").click();
+  await dialog.getByRole("button", { name: "Approve" }).click();
+  await ask.waitFor({ state: "detached" });
+  await page.waitForSelector('article:has-text("friend") >> text=online');
+  say("friend joined");
+}
+
 export const scenarios = {
+  joining,
   login,
   settings,
   health,

@@ -82,6 +82,8 @@ class Admission:
         """What was decided about nodes, all of it."""
         self._join_keys = tuple(join_keys)
         self._rules = {rule.node_id: rule for rule in rules}
+        for node_id in [one for one in self._pending if self.rule(one).is_banned]:
+            del self._pending[node_id]
 
     def rule(self, node_id: str) -> NodeRule:
         return self._rules.get(node_id) or NodeRule(node_id)

@@ -294,3 +294,17 @@ export interface Pin {
   is_loaded: boolean;
   reason: string;
 }
+
+/** A machine that asks to be a node; times in seconds since 1970. */
+export interface WaitingNode {
+  node_id: string;
+  name: string;
+  address: string;
+  first_s: number;
+  last_s: number;
+}
+
+export interface Joining {
+  mode: "auto" | "key" | "approve";
+  waiting: WaitingNode[];
+}
