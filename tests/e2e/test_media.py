@@ -1,9 +1,11 @@
 """Pictures and speech through the herd, from servers that nodes are told of by URL."""
 
+import asyncio
 import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +172,7 @@ class PaintingOllama(FakeOllama):
     """An Ollama whose one model makes pictures: progress, then a last line with the picture."""
 
     PICTURE = base64.b64encode(png(16, 16) + b"\0" * 3_000_000).decode()
+    load_s = step_s = 0.0
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         if request.path != "/api/generate":
@@ -181,10 +184,12 @@ class PaintingOllama(FakeOllama):
         lines: list[dict[str, Any]] = [{"completed": n, "total": steps} for n in range(1, steps)]
         lines = lines if asked.get("stream", True) else []
         lines.append({"done": True, "done_reason": "stop", "image": self.PICTURE})
+        await asyncio.sleep(self.load_s)
         reply.begin(200, "application/x-ndjson")
         for line in lines:
             named = {"model": asked["model"], "response": "", "done": False, **line}
             await reply.chunk(json.dumps(named, separators=(",", ":")).encode() + b"\n")
+            await asyncio.sleep(self.step_s)
         await reply.end()
 
 
@@ -229,6 +234,32 @@ def test_ollama_s_own_path_passes_pictures(
     assert len(lines) == (4 if stream else 1)
     if stream:
         assert lines[0]["total"] == 4
+
+
+def test_a_slow_picture_of_ollama_s_is_not_started_twice(tmp_path: Path) -> None:
+    """Where a text would be tried elsewhere for its silence, twice: at its start and within it."""
+    one = PaintingOllama([model("x/z-image-turbo", capabilities=("image",))])
+    two = PaintingOllama([model("x/z-image-turbo", capabilities=("image",))])
+    one.load_s = two.load_s = 3.0
+    one.step_s = two.step_s = 2.5
+    limits = {
+        "HERD_HEDGE_FLOOR_S": "0.4",
+        "HERD_HEDGE_CEILING_S": "1",
+        "HERD_STALL_FLOOR_S": "0.4",
+        "HERD_STALL_CEILING_S": "1",
+    }
+    with one.in_thread(), two.in_thread(), Herd(tmp_path, env=limits).ready() as herd:
+        url = f"http://127.0.0.1:{herd.port}"
+        with Node(tmp_path, "a", url, [one.url]), Node(tmp_path, "b", url, [two.url]):
+            herd.wait_status(lambda s: len(s["nodes"]) == 2, "both nodes")
+            herd.wait_models("x/z-image-turbo:latest")
+            asked = {"model": "x/z-image-turbo", "prompt": "a barn", "steps": 2}
+            answer = herd.call("POST", "/api/generate", asked, timeout_s=30)
+    assert answer.status == 200
+    assert answer.lines()[-1]["image"] == PaintingOllama.PICTURE
+    assert answer.header("X-Herd-Attempts") == "1"
+    started = [r for engine in (one, two) for r in engine.state.requests if b"barn" in r[3]]
+    assert len(started) == 1
 
 
 def form(fields: Mapping[str, str], file: bytes | None, name: str = "file") -> tuple[str, bytes]:

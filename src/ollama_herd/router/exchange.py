@@ -9,6 +9,7 @@ from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, render
 from ollama_herd.api.parse import ParsedBody
 from ollama_herd.api.wishes import tags_of, trace_parent_of
+from ollama_herd.core.abilities import purpose
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import Kind, OutcomeKind
 from ollama_herd.core.silence import SilenceLimits, first_byte_patience_s, stall_patience_s
@@ -130,7 +131,7 @@ class Exchange:
         limits = self.parts.silence
         if not connection.answered:
             return self.first_byte_patience_s(self.lease)
-        if self.endpoint.kind in MEDIA_KINDS:
+        if self._is_media:
             return MEDIA_PATIENCE_S
         began_s = max(0.0, self.journal.first_byte_ms) / 1000.0
         elapsed_s = self.journal.since_ms() / 1000.0 - began_s - connection.silent_s
@@ -152,10 +153,21 @@ class Exchange:
         limits = self.parts.silence
         if not limits.hedge:
             return FOR_EVER_S
-        if self.endpoint.kind in MEDIA_KINDS:
+        if self._is_media:
             return max(limits.hedge_ceiling_s, MEDIA_PATIENCE_S)
         expected = self.parts.dispatcher.expectation(lease)
         return first_byte_patience_s(limits, expected, is_whole=self.is_whole)
+
+    @property
+    def _is_media(self) -> bool:
+        """Whether a picture or a transcript is made. Ollama's own image models make theirs on its
+        path for text, with a silence before the first step and one for each.
+        """
+        if self.endpoint.kind in MEDIA_KINDS:
+            return True
+        decision = self.journal.decision
+        winner = None if decision is None else decision.winner
+        return winner is not None and purpose(winner.replica.model) == Kind.IMAGE
 
     @property
     def is_whole(self) -> bool:
