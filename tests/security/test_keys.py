@@ -218,6 +218,36 @@ def test_a_key_for_some_models(locked: Locked) -> None:
     assert locked.call("POST", "/api/chat", key, falling).status == 403
 
 
+@pytest.mark.parametrize(
+    ("path", "listed", "name"),
+    [("/api/tags", "models", "name"), ("/api/ps", "models", "name"), ("/v1/models", "data", "id")],
+)
+def test_a_key_lists_the_models_it_is_for(
+    locked: Locked, path: str, listed: str, name: str
+) -> None:
+    for asked in ("tiny", "other"):  # so that both are in memory
+        body = {**CHAT, "model": asked}
+        assert locked.call("POST", "/api/chat", locked.keys["user"], body).status == 200
+
+    def seen(key: str) -> set[str]:
+        found = locked.call("GET", path, locked.keys[key]).json()[listed]
+        return {one[name].partition(":")[0] for one in found}
+
+    assert seen("user") == {"tiny", "other"}
+    assert seen("tiny-only") == {"tiny"}
+
+
+def test_a_model_of_others_is_as_if_it_were_not_there(locked: Locked) -> None:
+    asked = {key: locked.call("GET", "/v1/models/other", locked.keys[key]) for key in locked.keys}
+    assert asked["user"].status == 200
+    unknown = locked.call("GET", "/v1/models/nowhere", locked.keys["tiny-only"])
+    assert asked["tiny-only"].status == unknown.status == 404
+    assert asked["tiny-only"].body == unknown.body.replace(b"nowhere", b"other")
+    shown = locked.call("POST", "/api/show", locked.keys["tiny-only"], {"model": "other"})
+    assert shown.status == 404
+    assert locked.call("POST", "/api/show", locked.keys["user"], {"model": "other"}).status == 200
+
+
 # --- limits ------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,13 @@
 """TLS: served on the same socket, renewed without a restart, and nodes know their router by it."""
 
+import contextlib
 import json
 import os
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +161,37 @@ def test_a_renewed_certificate_is_taken_without_a_restart(secure: Secure) -> Non
         wait_until(is_new, 10, "the new certificate")
         before.ask("POST", "/api/chat", CHAT)  # who was there goes on
         assert before.read().status == 200
+
+
+def test_no_handshake_fails_while_a_certificate_is_renewed(secure: Secure) -> None:
+    certificate = Certificate(secure.folder / "router.pem", secure.folder / "router.key")
+    trusting = ssl.create_default_context(cafile=secure.folder / "ca.pem")
+    loaded = []
+
+    def renew() -> None:
+        for number in range(1, 301):
+            os.utime(secure.folder / "router.pem", ns=(number, number))
+            certificate.look()
+        loaded.append(True)
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        while not loaded:
+            shake_hands(certificate.context, trusting)
+    finally:
+        renewing.join()
+
+
+def shake_hands(serving: ssl.SSLContext, asking: ssl.SSLContext) -> None:
+    """One handshake in memory. Raises SSLError."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_end = asking.wrap_bio(down, up, server_hostname="localhost")
+    server_end = serving.wrap_bio(up, down, server_side=True)
+    for end in (client_end, server_end, client_end, server_end):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert client_end.getpeercert()
 
 
 def test_the_dashboards_cookie_is_for_tls_alone(secure: Secure) -> None:

@@ -7,7 +7,7 @@ same model. Key order and omitted keys are those of the recorded exchanges of Ol
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -36,6 +36,10 @@ UNKNOWN_TIME = "1970-01-01T00:00:00Z"
 
 NEVER = "2318-01-01T00:00:00Z"
 """`expires_at` of a model that its engine never unloads; Ollama says now + 292 years for that."""
+
+
+MayList = Callable[[str], bool]
+"""Whether who asks may see a model of this name; None instead of it: every one."""
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -97,30 +101,30 @@ class _Listed(msgspec.Struct, frozen=True):
     modified_s: tuple[int, int]
 
 
-def tags(fleet: Fleet) -> bytes:
+def tags(fleet: Fleet, may_list: MayList | None = None) -> bytes:
     """The body of `/api/tags`, newest model first."""
-    return _encoded({"models": [_tag(listed) for listed in _listed(fleet)]})
+    return _encoded({"models": [_tag(listed) for listed in _listed(fleet, may_list)]})
 
 
-def models(fleet: Fleet) -> bytes:
+def models(fleet: Fleet, may_list: MayList | None = None) -> bytes:
     """The body of `/v1/models`; ids as the engines list them."""
     data = [
         _openai_model(listed.replica.model.name, listed.modified_s, listed.replica.model)
-        for listed in _listed(fleet)
+        for listed in _listed(fleet, may_list)
     ]
     return _encoded({"object": "list", "data": data}) + b"\n"
 
 
-def model(fleet: Fleet, name: str) -> bytes | ApiError:
+def model(fleet: Fleet, name: str, may_list: MayList | None = None) -> bytes | ApiError:
     """The body of `/v1/models/{model}`, which echoes the name as asked."""
     replicas = fleet.replicas.get(canonical_name(name))
-    if not replicas:
+    if not replicas or (may_list is not None and not may_list(name)):
         return unknown_listed_model(name)
     entry = _entry(replicas)
     return _encoded(_openai_model(name, entry.modified_s, entry.replica.model)) + b"\n"
 
 
-def image_models(fleet: Fleet) -> bytes:
+def image_models(fleet: Fleet, may_list: MayList | None = None) -> bytes:
     """The body of `/api/image-models`: who makes pictures, and on which nodes."""
     found = [
         _ImageModel(
@@ -128,19 +132,21 @@ def image_models(fleet: Fleet) -> bytes:
             type=Kind.IMAGE.value,
             nodes=tuple(sorted({fleet.nodes[r.node_id].name for r in replicas})),
         )
-        for _, replicas in sorted(fleet.replicas.items())
+        for name, replicas in sorted(fleet.replicas.items())
+        if may_list is None or may_list(name)
         if any(purpose(replica.model) == Kind.IMAGE for replica in replicas)
     ]
     return _encoded({"models": found})
 
 
-def ps(fleet: Fleet) -> bytes:
+def ps(fleet: Fleet, may_list: MayList | None = None) -> bytes:
     """The body of `/api/ps`, the one that stays longest first."""
     found: dict[str, list[tuple[LoadedModel, EngineKind, str]]] = {}
     for node_id, engine in _usable_engines(fleet):
         for loaded in engine.loaded:
             found.setdefault(canonical_name(loaded.name), []).append((loaded, engine.kind, node_id))
-    entries = [_running(found[name]) for name in sorted(found)]
+    names = [name for name in sorted(found) if may_list is None or may_list(name)]
+    entries = [_running(found[name]) for name in names]
     entries.sort(key=lambda entry: parse_time(entry.expires_at)[0], reverse=True)
     return _encoded({"models": entries})
 
@@ -165,8 +171,11 @@ def _usable_engines(fleet: Fleet) -> list[tuple[str, EngineReport]]:
     ]
 
 
-def _listed(fleet: Fleet) -> list[_Listed]:
-    entries = [_entry(fleet.replicas[name]) for name in sorted(fleet.replicas)]
+def _listed(fleet: Fleet, may_list: MayList | None) -> list[_Listed]:
+    names = sorted(fleet.replicas)
+    if may_list is not None:
+        names = [name for name in names if may_list(name)]
+    entries = [_entry(fleet.replicas[name]) for name in names]
     # Ollama compares whole seconds and keeps the order of equal ones.
     entries.sort(key=lambda listed: listed.modified_s[0], reverse=True)
     return entries

@@ -24,7 +24,7 @@ from ollama_herd.router.admission import ReportRefused, claim_of
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
-from ollama_herd.router.front import error_response, front, no_server_name, plain_errors
+from ollama_herd.router.front import error_response, front, may_list, no_server_name, plain_errors
 from ollama_herd.router.gate import Gate
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import SESSION_S
@@ -164,17 +164,17 @@ class _Answers:
     async def status(self, _request: web.Request) -> web.Response:
         return _json(b'{"cloud":{"disabled":true,"source":"env"}}')
 
-    async def tags(self, _request: web.Request) -> web.Response:
-        return _json(merge.tags(self._registry.fleet))
+    async def tags(self, request: web.Request) -> web.Response:
+        return _json(merge.tags(self._registry.fleet, may_list(request)))
 
-    async def image_models(self, _request: web.Request) -> web.Response:
-        return _json(merge.image_models(self._registry.fleet))
+    async def image_models(self, request: web.Request) -> web.Response:
+        return _json(merge.image_models(self._registry.fleet, may_list(request)))
 
-    async def models(self, _request: web.Request) -> web.Response:
-        return _json(merge.models(self._registry.fleet), "application/json")
+    async def models(self, request: web.Request) -> web.Response:
+        return _json(merge.models(self._registry.fleet, may_list(request)), "application/json")
 
     async def model(self, request: web.Request) -> web.Response:
-        found = merge.model(self._registry.fleet, request.match_info["model"])
+        found = merge.model(self._registry.fleet, request.match_info["model"], may_list(request))
         if isinstance(found, ApiError):
             return error_response(found, Dialect.OPENAI, request.path)
         return _json(found, "application/json")

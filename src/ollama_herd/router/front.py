@@ -13,8 +13,9 @@ from ollama_herd.api.errors import (
     not_found,
     render,
 )
+from ollama_herd.api.merge import MayList
 from ollama_herd.api.origin import preflight_headers
-from ollama_herd.core.access import Scope
+from ollama_herd.core.access import ApiKey, Scope
 from ollama_herd.core.request import Dialect
 from ollama_herd.dashboard.login import LOGIN
 from ollama_herd.router.gate import Gate, is_loopback
@@ -26,6 +27,9 @@ _log = structlog.get_logger(__name__)
 
 CORS = web.RequestKey("cors", Headers)
 """Under this key a request carries the headers that its answer needs for its origin."""
+
+API_KEY = web.RequestKey("api_key", ApiKey)
+"""Under this one, where keys are needed and the route asks for one, whose key it showed."""
 
 _OUR_PATHS = ("/fleet", "/dashboard")
 """Below these nothing is Ollama's, so no page but our own has a reason to change anything."""
@@ -77,12 +81,23 @@ def _needed(request: web.Request) -> Scope | None:
 
 
 def _lacking(keys: KeyRing, headers: Headers, request: web.Request) -> ApiError | None:
-    """Why the key of the request, or the lack of one, does not open this route."""
+    """Why the key of the request, or the lack of one, does not open this route; one that does is
+    kept with the request.
+    """
     needed = _needed(request)
     if needed is None:
         return None
     caller = keys.caller(headers, needed)
-    return caller if isinstance(caller, ApiError) else None
+    if isinstance(caller, ApiError):
+        return caller
+    request[API_KEY] = caller.key
+    return None
+
+
+def may_list(request: web.Request) -> MayList | None:
+    """The models that the key of the request is good for, None for all."""
+    key = request.get(API_KEY)
+    return key.may_use if key is not None and key.models else None
 
 
 def _is_foreign_change(gate: Gate, request: web.Request) -> bool:

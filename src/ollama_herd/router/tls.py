@@ -17,13 +17,18 @@ class CertificateUnusable(Exception):  # noqa: N818 - the user's files, not a de
 
 
 class Certificate:
-    """`context` is what to listen with; connections made after a change get the new one."""
+    """`context` is what to listen with; connections made after a change get the new one.
+
+    It never changes itself: OpenSSL takes a certificate and its key one after the other, and a
+    handshake between the two would fail. Each connection is given the newest context instead.
+    """
 
     def __init__(self, cert: Path, key: Path) -> None:
         """Raises CertificateUnusable."""
         self._files = (cert, key)
         self._seen = self._stamp()
-        self.context = self._loaded(_new_context())
+        self.context = self._newest = self._loaded()
+        self.context.sni_callback = self._give_newest
 
     async def watch(self) -> None:
         """Load the files again whenever they changed, for ever."""
@@ -38,15 +43,21 @@ class Certificate:
             return
         self._seen = now
         try:
-            self._loaded(_new_context())  # half a pair must not spoil the one in use
-            self._loaded(self.context)
+            self._newest = self._loaded()
         except CertificateUnusable as error:
             _log.warning("the new certificate is not used, the old one stays", reason=str(error))
         else:
             _log.info("certificate loaded anew", file=str(self._files[0]))
 
-    def _loaded(self, context: ssl.SSLContext) -> ssl.SSLContext:
+    def _give_newest(
+        self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        """Called in every handshake, whether or not the client names a host."""
+        connection.context = self._newest
+
+    def _loaded(self) -> ssl.SSLContext:
         cert, key = self._files
+        context = _new_context()
         try:
             context.load_cert_chain(cert, key, password=_no_password)
         except (OSError, ValueError) as error:  # SSLError is an OSError

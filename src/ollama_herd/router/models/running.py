@@ -15,6 +15,7 @@ from ollama_herd.clock import monotonic_s
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import LoadedModel
 from ollama_herd.router.asking import ask
+from ollama_herd.router.front import may_list
 from ollama_herd.router.models.answers import ModelParts
 from ollama_herd.router.models.targets import Target, all_targets
 from ollama_herd.router.upstream import UpstreamFailed
@@ -35,7 +36,7 @@ class Running:
         self._looked_s = float("-inf")
         self._looking = asyncio.Lock()
 
-    async def ps(self, _request: web.Request) -> web.Response:
+    async def ps(self, request: web.Request) -> web.Response:
         """GET /api/ps."""
         came_s = monotonic_s()
         async with self._looking:
@@ -43,7 +44,7 @@ class Running:
                 began_s = monotonic_s()
                 self._loaded = await self._look(all_targets(self._parts.registry.fleet))
                 self._looked_s = began_s
-        body = merge.ps(_with_loaded(self._parts.registry.fleet, self._loaded))
+        body = merge.ps(_with_loaded(self._parts.registry.fleet, self._loaded), may_list(request))
         headers = {"Content-Type": "application/json; charset=utf-8"}
         return web.Response(body=body, headers=headers)
 

@@ -14,6 +14,7 @@ from ollama_herd.core.digests import served_digest
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.queue import cloud_refusal
 from ollama_herd.router.asking import EngineAnswer, ask
+from ollama_herd.router.front import may_list
 from ollama_herd.router.models.answers import (
     CallRefused,
     ModelParts,
@@ -91,6 +92,9 @@ class Shows:
         fleet = self._parts.registry.fleet
         wanted = wanted_node(request, parsed)
         key_name = canonical_name(parsed.model)
+        may_see = may_list(request)
+        if may_see is not None and not may_see(parsed.model):
+            raise CallRefused(unknown_listed_model(parsed.model))
         if wanted:
             return await self._ask_nodes(request, parsed.body, named_targets(fleet, wanted), None)
         replicas = fleet.replicas.get(key_name, ())
