@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ollama_herd.agent.services.transcripts import FORMATS, Segment, Transcript, rendered
+from ollama_herd.agent.services.transcripts import FORMATS, Segment, Transcript, Word, rendered
 
 SAID = Transcript(
     text=" Hello there. Good bye.",
@@ -38,6 +38,20 @@ def test_verbose() -> None:
     assert content_type == "application/json"
     assert (told["task"], told["language"], told["duration"]) == ("transcribe", "english", 3725.5)
     assert told["segments"][0] == {"id": 0, "start": 0.0, "end": 1.25, "text": " Hello there."}
+
+
+def test_times_of_words() -> None:
+    said = Transcript("Good bye.", words=(Word("Good", 0.5, 0.75), Word("bye", 0.75, 1.5)))
+    words = [
+        {"word": "Good", "start": 0.5, "end": 0.75},
+        {"word": "bye", "start": 0.75, "end": 1.5},
+    ]
+    told = json.loads(rendered(said, "verbose_json", frozenset({"word"}))[1])
+    assert told["words"] == words
+    assert "segments" not in told
+    told = json.loads(rendered(said, "verbose_json", frozenset({"word", "segment"}))[1])
+    assert (told["words"], len(told["segments"])) == (words, 1)
+    assert "words" not in json.loads(rendered(said, "verbose_json")[1])
 
 
 def test_without_times_all_is_one_segment() -> None:

@@ -73,6 +73,34 @@ def test_in_every_format(herd: Herd, voice: bytes) -> None:
     assert (vtt.header("Content-Type"), vtt.body[:7]) == ("text/vtt; charset=utf-8", b"WEBVTT\n")
 
 
+def test_times_of_words(herd: Herd, voice: bytes) -> None:
+    wanted = {"timestamp_granularities[]": "word", "response_format": "verbose_json"}
+    told = ask(herd, voice, **wanted).json()
+    assert [one["word"] for one in told["words"]] == WORDS.split()
+    times = [moment for one in told["words"] for moment in (one["start"], one["end"])]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= told["duration"]
+    assert "segments" not in told
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"timestamp_granularities[]": "word"}, "needs response_format verbose_json"),
+        (
+            {"timestamp_granularities[]": "letter", "response_format": "verbose_json"},
+            "must be of segment, word",
+        ),
+    ],
+)
+def test_times_that_cannot_be_told(
+    herd: Herd, voice: bytes, more: dict[str, str], words: str
+) -> None:
+    answer = ask(herd, voice, **more)
+    assert answer.status == 400
+    assert words in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("sound", [b"GIF89a" * 20, hashlib.sha256(b"x").digest() * 50])
 def test_what_is_no_recording(herd: Herd, sound: bytes) -> None:
     answer = ask(herd, sound)

@@ -1,9 +1,10 @@
 """Writes down speech in a process of its own, which keeps its model in memory between requests.
 
 `python recogniser.py BACKEND MODEL`, run by the Python that has the backend's package, so nothing
-of the herd is imported here. A request is a line of JSON on stdin: `path`, and perhaps `language`
-and `prompt`. Its answer is one on stdout: `text`, `language`, `duration`, `segments` (each `start`,
-`end`, `text`; seconds), or `error` with a `status` for the client. When stdin ends, so does the
+of the herd is imported here. A request is a line of JSON on stdin: `path`, and perhaps `language`,
+`prompt` and `words`, true when the times of words are wanted. Its answer is one on stdout: `text`,
+`language`, `duration`, `segments` (each `start`, `end`, `text`; seconds), perhaps `words` (each
+`start`, `end`, `word`), or `error` with a `status` for the client. When stdin ends, so does the
 process, whatever it is doing.
 """
 
@@ -29,7 +30,10 @@ RATE = 16_000
 
 
 class Unfit(Exception):  # noqa: N818 - an answer to a client, not a defect
-    """The recording is none that this backend can read."""
+    """The recording is none that this backend can read, or more is wanted than it can tell."""
+
+
+NO_WORD_TIMES = "this recogniser tells no times of words; ask for times of segments"
 
 
 def mlx_qwen3_asr(model: str) -> Recognise:
@@ -37,6 +41,8 @@ def mlx_qwen3_asr(model: str) -> Recognise:
     session = import_module("mlx_qwen3_asr").Session(model)
 
     def recognise(asked: Answer) -> Answer:
+        if asked.get("words"):
+            raise Unfit(NO_WORD_TIMES)
         result = session.transcribe(
             asked["path"],
             context=asked.get("prompt") or "",
@@ -57,6 +63,8 @@ def qwen_asr(model: str) -> Recognise:
     loaded = kind.from_pretrained(model, max_new_tokens=4096, **where)
 
     def recognise(asked: Answer) -> Answer:
+        if asked.get("words"):
+            raise Unfit(NO_WORD_TIMES)
         (result,) = loaded.transcribe(
             audio=asked["path"],
             context=asked.get("prompt") or "",
@@ -72,25 +80,41 @@ def pocketsphinx(_model: str) -> Recognise:
     package = import_module("pocketsphinx")
     decoder = package.Decoder(samprate=RATE)
 
-    def words(sound: bytes) -> str:
+    frames_s = 1.0 / decoder.config["frate"]
+
+    def heard(sound: bytes, from_s: float) -> tuple[str, list[Answer]]:
         decoder.start_utt()
         decoder.process_raw(sound, full_utt=True)
         decoder.end_utt()
         found = decoder.hyp()
-        return found.hypstr if found is not None else ""
+        if found is None:
+            return "", []
+        return found.hypstr, [
+            {
+                "word": part.word.partition("(")[0],  # the second pronunciation is "word(2)"
+                "start": round(from_s + part.start_frame * frames_s, 3),
+                "end": round(from_s + (part.end_frame + 1) * frames_s, 3),
+            }
+            for part in decoder.seg()
+            if part.word[0] not in _NO_WORD
+        ]
 
     def recognise(asked: Answer) -> Answer:
-        spoken = package.Segmenter(sample_rate=RATE).segment(_Samples(asked["path"]))
-        segments = [
-            {"start": part.start_time, "end": part.end_time, "text": text}
-            for part in spoken
-            if (text := words(part.pcm))
-        ]
+        segments: list[Answer] = []
+        words: list[Answer] = []
+        for part in package.Segmenter(sample_rate=RATE).segment(_Samples(asked["path"])):
+            text, its_words = heard(part.pcm, part.start_time)
+            if text:
+                segments.append({"start": part.start_time, "end": part.end_time, "text": text})
+                words += its_words
         text = " ".join(segment["text"] for segment in segments)
-        return {"text": text, "language": "english", "segments": segments}
+        return {"text": text, "language": "english", "segments": segments, "words": words}
 
     return recognise
 
+
+_NO_WORD = "<[+"
+"""How pocketsphinx's names of silence and noise begin."""
 
 BACKENDS: dict[str, Callable[[str], Recognise]] = {
     "mlx-qwen3-asr": mlx_qwen3_asr,

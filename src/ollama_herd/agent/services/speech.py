@@ -10,7 +10,7 @@ from aiohttp import web
 from ollama_herd.agent.services.folders import clear_work, new_work
 from ollama_herd.agent.services.listener import WEIGHTS, Listener, ListeningFailed
 from ollama_herd.agent.services.local import Handler, refusal
-from ollama_herd.agent.services.transcripts import FORMATS, rendered
+from ollama_herd.agent.services.transcripts import FORMATS, GRANULARITIES, SEGMENTS, rendered
 from ollama_herd.core.abilities import SPEECH_SERVICE
 from ollama_herd.core.node import Model
 
@@ -24,6 +24,7 @@ class _Form:
 
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
+        self.granularities: set[str] = set()
         self.path: Path | None = None
 
 
@@ -87,19 +88,36 @@ class SpeechSkill:
             return refusal(400, "file is required: a form field of that name with the recording")
         if layout not in FORMATS:
             return refusal(400, f"response_format must be one of {', '.join(FORMATS)}")
+        wrong = _wrong_times(form.granularities, layout)
+        if wrong:
+            return refusal(400, wrong)
         if form.fields.get("stream") == "true":
             return refusal(400, "this recogniser does not stream; leave stream out")
         asked = {
             "path": str(form.path),
             "language": form.fields.get("language", ""),
             "prompt": form.fields.get("prompt", ""),
+            "words": "word" in form.granularities,
         }
         try:
             said = await self._listener.write_down(form.fields.get("model", ""), asked)
         except ListeningFailed as failed:
             return refusal(failed.status, str(failed))
-        content_type, body = rendered(said, layout)
+        content_type, body = rendered(said, layout, frozenset(form.granularities) or SEGMENTS)
         return web.Response(body=body, content_type=content_type, charset="utf-8")
+
+
+_TIMES_FIELDS = frozenset({"timestamp_granularities[]", "timestamp_granularities"})
+"""OpenAI's name of the field, which may be there twice, and that name without its brackets."""
+
+
+def _wrong_times(wanted: set[str], layout: str) -> str:
+    """What is wrong with the times asked for, "" when nothing is."""
+    if not wanted <= set(GRANULARITIES):
+        return f"timestamp_granularities must be of {', '.join(GRANULARITIES)}"
+    if wanted and layout != "verbose_json":
+        return "timestamp_granularities needs response_format verbose_json"
+    return ""
 
 
 async def _translate(_request: web.Request) -> web.StreamResponse:
@@ -126,5 +144,9 @@ async def _read(request: web.Request, work: Path) -> _Form:
                 text += piece
                 if len(text) > MAX_FIELD_BYTES:
                     raise ValueError("a field is too long")
-            form.fields[part.name or ""] = text.decode("utf-8", "replace")
+            value = text.decode("utf-8", "replace")
+            if part.name in _TIMES_FIELDS:
+                form.granularities.update(value.replace(",", " ").split())
+            else:
+                form.fields[part.name or ""] = value
     return form

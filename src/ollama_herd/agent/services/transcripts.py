@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+GRANULARITIES = ("segment", "word")
+SEGMENTS = frozenset({"segment"})
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -15,6 +17,14 @@ class Segment(msgspec.Struct, frozen=True):
     text: str
 
 
+class Word(msgspec.Struct, frozen=True):
+    """A word of a recording; times in seconds from its start."""
+
+    word: str
+    start: float
+    end: float
+
+
 class Transcript(msgspec.Struct, frozen=True):
     """All that was said. `duration` is the recording's in seconds, 0 when not known."""
 
@@ -22,10 +32,15 @@ class Transcript(msgspec.Struct, frozen=True):
     language: str | None = None
     duration: float = 0.0
     segments: tuple[Segment, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
-def rendered(said: Transcript, layout: str) -> tuple[str, bytes]:
-    """Content type and body of an answer in one of FORMATS."""
+def rendered(
+    said: Transcript, layout: str, granularities: frozenset[str] = SEGMENTS
+) -> tuple[str, bytes]:
+    """Content type and body of an answer in one of FORMATS; verbose_json has the times of each of
+    `granularities` (of GRANULARITIES).
+    """
     if layout == "text":
         return "text/plain", f"{said.text.strip()}\n".encode()
     if layout == "srt":
@@ -40,11 +55,14 @@ def rendered(said: Transcript, layout: str) -> tuple[str, bytes]:
             "language": said.language or "",
             "duration": round(said.duration, 3),
             "text": said.text,
-            "segments": [
+        }
+        if "segment" in granularities:
+            body["segments"] = [
                 {"id": number - 1, "start": s.start, "end": s.end, "text": s.text}
                 for number, s in _numbered(said)
-            ],
-        }
+            ]
+        if "word" in granularities:
+            body["words"] = said.words
     return "application/json", msgspec.json.encode(body)
 
 
