@@ -38,7 +38,7 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
     queue_depth_ms: float = 0.0  # work ahead
     latency_history_ms: float = 0.0  # prefill and decode at learned rates
     role_affinity_ms: float = 0.0  # delay to others, scarce machine kept free
-    availability_trend_ms: float = 0.0  # slower than learned now
+    availability_trend_ms: float = 0.0  # slower now, or by the user who usually works at this hour
     context_fit_ms: float = 0.0  # reload for another context length
     prefix_affinity_ms: float = 0.0  # prefill saved (negative), cache lost
 

@@ -8,6 +8,7 @@ Written by the scheduler alone; `decide` reads it. Times are router monotonic se
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.filters import Board, never_fits, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
+from ollama_herd.core.hours import HOURS, OwnerHours
 from ollama_herd.core.inflight import (
     FAILURES_TO_BAR,
     PROBE_PAUSE_S,
@@ -17,7 +18,7 @@ from ollama_herd.core.inflight import (
     ReplicaLoad,
     Running,
 )
-from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
+from ollama_herd.core.node import EngineKind, Node, NodeStatus, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.request import InferenceRequest, OutcomeKind
@@ -45,6 +46,7 @@ class Load:
         self.by_runner: dict[str, list[ReplicaLoad]] = {}
         self.barred: set[SlotKey] = set()  # replicas out or resting: looked at one by one
         self.continuations: dict[str, Continuation] = {}
+        self.monday_s = 0.0  # router seconds of some Monday's midnight, by the clock on the wall
         self._boards: dict[str, Board] = {}
         self._unconfirmed: dict[SlotKey, ReplicaLoad] = {}
 
@@ -183,9 +185,10 @@ class Load:
         self._unbar()
         for load in list(self._unconfirmed.values()):
             self._believe(load, load.node.node)
+        hour = int((now_s - self.monday_s) // 3600) % HOURS
         for machine in self.nodes.values():
             machine.decay(now_s)
-            _note_owner(machine.pace, machine.node, now_s)
+            _note_owner(machine.pace, machine.node, hour, now_s)
             machine.pace.refresh(now_s)
 
     def _drop(self, machine: NodeLoad) -> None:
@@ -433,10 +436,18 @@ def _judge_probes(replica: ReplicaLoad, ended: Running, now_s: float) -> None:
                 replica.probed_in_vain(now_s)
 
 
-def _note_owner(pace: NodePace, node: Node, now_s: float) -> None:
+def _note_owner(pace: NodePace, node: Node, hour: int, now_s: float) -> None:
     """Somebody uses the machine, or it throttles: expect it slower until measured."""
     foreign = node.vitals.foreign_load_percent
-    is_busy = node.vitals.throttled or (foreign is not None and foreign >= BUSY_PERCENT)
+    is_used = foreign is not None and foreign >= BUSY_PERCENT
+    is_busy = node.vitals.throttled or is_used
+    if foreign is None:
+        if pace.hours is not None:
+            pace.hours.share = 0.0  # a node that does not tell any more is not guessed about
+    elif node.status is NodeStatus.ONLINE:
+        if pace.hours is None:
+            pace.hours = OwnerHours()
+        pace.hours.saw(is_used=is_used, hour=hour, now_s=now_s)
     if not is_busy:
         pace.busy_since_s = None
     elif pace.busy_since_s is None:

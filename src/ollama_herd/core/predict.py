@@ -11,6 +11,7 @@ from math import exp, log
 import msgspec
 
 from ollama_herd.core import hardware as hw
+from ollama_herd.core.hours import HourState, OwnerHours, present_share
 from ollama_herd.core.lengths import Lengths, ModelLengthsState
 from ollama_herd.core.node import Node, Platform, Replica
 
@@ -32,6 +33,12 @@ BUSY_LN = -0.693
 BUSY_BLEND_S = 60.0
 BUSY_PERCENT = 40.0
 """Before anything was measured, an owner at work is taken to halve the speed."""
+
+RETURNS = present_share(passes_s=300.0, stay_s=60.0)
+RETURNS_LATER = present_share(passes_s=300.0, stay_s=600.0)
+"""Of a usual user who is away: the part of the next minute (a request), and of the next ten minutes
+(a model loaded ahead), for which he is back. Use of a machine comes in stretches of some minutes.
+"""
 
 BIAS_GAIN = 0.08
 BIAS_LN_MIN = -0.4
@@ -146,11 +153,13 @@ class NodePace:
         "busy_since_s",
         "gpus",
         "hardware",
+        "hours",
         "load_rate",
         "platform",
         "runners",
         "sampled_s",
         "slow_decode",
+        "slow_later",
         "slow_prefill",
         "speed",
         "speed_ln",
@@ -165,6 +174,7 @@ class NodePace:
         self.sampled_s = float("-inf")
         self.busy_ln = BUSY_LN
         self.busy_since_s: float | None = None
+        self.hours: OwnerHours | None = None  # once the node has told of its use
         self.bias_prefill_ln = 0.0
         self.bias_decode_ln = 0.0
         self.refresh(0.0)
@@ -185,7 +195,9 @@ class NodePace:
         )
 
     def refresh(self, now_s: float) -> None:
-        """Recompute the factors: speed is forgotten, an active owner is assumed to slow down."""
+        """Recompute the factors: speed is forgotten, an active owner is assumed to slow down, and
+        one who usually works at this hour to come back.
+        """
         age = max(0.0, now_s - self.sampled_s)
         ln = self.speed_ln * exp(-age / SPEED_TAU_S)
         if self.busy_since_s is not None:
@@ -194,8 +206,14 @@ class NodePace:
         self.speed = exp(hw.clipped(ln, SPEED_LN_MIN, SPEED_LN_MAX))
         self.bias_prefill = exp(self.bias_prefill_ln)
         self.bias_decode = exp(self.bias_decode_ln)
-        self.slow_prefill = self.bias_prefill / self.speed
-        self.slow_decode = self.bias_decode / self.speed
+        slow = 1 / self.speed
+        self.slow_later = 1.0
+        if self.hours is not None and self.hours.share and self.busy_since_s is None:
+            loss = self.hours.share * (exp(-self.busy_ln) - 1)
+            slow *= 1 + RETURNS * loss
+            self.slow_later += RETURNS_LATER * loss
+        self.slow_prefill = self.bias_prefill * slow
+        self.slow_decode = self.bias_decode * slow
 
     def saw_speed(self, ln: float, weight: float, now_s: float) -> None:
         """A clean decode ran `exp(ln)` times as fast as predicted at speed 1."""
@@ -254,6 +272,7 @@ class NodePaceState(msgspec.Struct, frozen=True):
     bias_decode_ln: float
     busy_ln: float
     runners: tuple[RatesState, ...]
+    hours: tuple[HourState, ...] = ()
 
 
 class PredictorState(msgspec.Struct, frozen=True):
@@ -331,6 +350,7 @@ class Predictor:
                 bias_decode_ln=pace.bias_decode_ln,
                 busy_ln=pace.busy_ln,
                 runners=self._runners_state(node_id, pace),
+                hours=pace.hours.state() if pace.hours is not None else (),
             )
             for node_id, pace in self._paces.items()
         ]
@@ -451,6 +471,9 @@ def _restore_pace(pace: NodePace, kept: NodePaceState) -> None:
     pace.bias_prefill_ln = hw.clipped(kept.bias_prefill_ln, BIAS_LN_MIN, BIAS_LN_MAX)
     pace.bias_decode_ln = hw.clipped(kept.bias_decode_ln, BIAS_LN_MIN, BIAS_LN_MAX)
     pace.busy_ln = hw.clipped(kept.busy_ln, SPEED_LN_MIN, 0.0)
+    if kept.hours:
+        pace.hours = OwnerHours()
+        pace.hours.restore(kept.hours)
 
 
 def _restore_rates(rates: Rates, key: SlotKey, kept: NodePaceState) -> None:

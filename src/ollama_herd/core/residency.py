@@ -126,7 +126,7 @@ class _Sites:
             return None
         least_s = min(_service_s(host) for host in self.hosts)
         costs = [
-            (_service_s(p) * (1 + 2 * p.place.node.busy_share) + 0.3 * p.evict, p)
+            (_lasting_s(p) * (1 + 2 * p.place.node.busy_share) + 0.3 * p.evict, p)
             for p in self._affordable()
             if p.place.node.busy_share <= BUSY_MAX and _service_s(p) <= SLOWER_MAX * least_s
         ]
@@ -183,6 +183,11 @@ def _per_s(priced: Priced) -> float:
 
 def _service_s(priced: Priced) -> float:
     return priced.prefill + priced.decode
+
+
+def _lasting_s(priced: Priced) -> float:
+    """A service there in the next minutes, when the machine's usual user may be back."""
+    return _service_s(priced) * priced.place.node.pace.slow_later
 
 
 def _drain_with(waiting: int, carried: float, priced: Priced) -> float:

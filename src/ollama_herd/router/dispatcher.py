@@ -7,7 +7,7 @@ slot back: the request path does so whenever it ends early.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from ollama_herd.clock import monotonic_s, now_s
+from ollama_herd.clock import monotonic_s, now_s, week_s
 from ollama_herd.core.canary import Canaries, Canary, CanarySettings
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
@@ -77,6 +77,7 @@ class Dispatcher:
         what is idle whether it still answers.
         """
         tick_s = monotonic_s()
+        self._scheduler.load.monday_s = tick_s - week_s()
         self._settle(self._scheduler.on_fleet(self._fleet, tick_s))
         if self._load is not None:
             for grant in self._scheduler.place(self._fleet, tick_s):
