@@ -27,7 +27,6 @@ ANSWERED_BY_THE_ROUTER = (
     "152_v1_chat_wrong_method",
     "153_v1_unknown_path",
     "177_v1_messages_bad",
-    "180_v1_images",
     "191_options_chat_foreign_origin",
     "192_options_no_origin",
     "194_get_foreign_origin",
