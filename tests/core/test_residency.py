@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.residency import PAUSE_S, Residency
+from ollama_herd.core.residency import PAUSE_S, Residency, options_in_demand
 from ollama_herd.core.scheduler import Grant, OutcomeKind, QueueSettings, Scheduler
 from ollama_herd.simulate import comparison, machines, workloads
 from ollama_herd.simulate.policies import Herd, Preload
@@ -66,6 +66,20 @@ def test_a_load_that_failed_is_not_tried_again_at_once() -> None:
     replica.rates.load_s = 40.0
     times = [t for t in range(7, 90) if scheduler.place(fleet, float(t))]
     assert not times or times[0] >= 5 + PAUSE_S
+
+
+@pytest.mark.parametrize(("wide", "window"), [(40, 8192), (20, 0)])
+def test_a_further_host_gets_the_window_that_most_requests_ask_for(wide, window) -> None:
+    reports = [node("a", hot=[MODEL]), node("b", free_gb=30.0)]
+    scheduler, fleet, _ = started(reports, 1)
+    replica = next(r for r in scheduler.load.replicas.values() if r.key[0] == "b")
+    replica.rates.load_s = 40.0
+    for number in range(60):
+        options = (("num_ctx", 8192),) if number < wide else ()
+        asked = request(MODEL, now_s=4.0, prompt_tokens=4000, load_options=options)
+        scheduler.on_request(asked, fleet, 4.0)
+    planned = options_in_demand(replica, MODEL, scheduler.load, scheduler._room)
+    assert dict(planned).get("num_ctx", 0) == window
 
 
 def test_nothing_is_loaded_that_nobody_holds() -> None:

@@ -27,7 +27,7 @@ def told(node_id, port, loaded):
     return fleets.report(node_id, [one], free_gb=400.0, total_gb=512.0)
 
 
-async def planned(engine: FakeOllama, then) -> list[tuple[str, str, bytes]]:
+async def planned(engine: FakeOllama, then, **asked) -> list[tuple[str, str, bytes]]:
     """What the engine of the idle node was asked until `then(dispatcher)` holds."""
     dispatcher = Dispatcher(Scheduler(QueueSettings(), Predictor()))
     upstream = Upstream(2.0)
@@ -37,8 +37,10 @@ async def planned(engine: FakeOllama, then) -> list[tuple[str, str, bytes]]:
         fleet = apply(fleet, NodeReported(report, "127.0.0.1"), 0.0)
     dispatcher.fleet_changed(fleet)
     tasks = [
-        spawn(dispatcher.grant(fleets.request(NAME, prompt_tokens=4000, max_tokens=1)), name="ask")
-        for _ in range(60)
+        spawn(dispatcher.grant(request), name="ask")
+        for request in (
+            fleets.request(NAME, prompt_tokens=4000, max_tokens=1, **asked) for _ in range(60)
+        )
     ]
     await asyncio.sleep(0)
     dispatcher.tick()
@@ -55,6 +57,16 @@ async def test_an_empty_prompt_loads_and_the_slot_comes_back() -> None:
         asked = await planned(engine, lambda d: engine.state.requests and not _loads(d))
     assert [(method, path) for method, path, _ in asked] == [("POST", "/api/generate")]
     assert json.loads(asked[0][2]) == {"model": NAME, "stream": False}
+
+
+async def test_a_load_asks_for_the_window_that_is_in_demand() -> None:
+    wanted = (("num_ctx", 4096),)
+    with FakeOllama([fake_model("m")]).in_thread() as engine:
+        asked = await planned(
+            engine, lambda d: engine.state.requests and not _loads(d), load_options=wanted
+        )
+    body = json.loads(asked[0][2])
+    assert body == {"model": NAME, "stream": False, "options": dict(wanted)}
 
 
 async def test_an_engine_that_refuses_costs_nothing() -> None:

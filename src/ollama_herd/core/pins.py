@@ -11,7 +11,7 @@ import msgspec
 
 from ollama_herd.core.eviction import PINNED_LOSS_S, is_kept_for_ever
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.inflight import Options, Place, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import EngineKind
 from ollama_herd.core.predict import SlotKey
@@ -44,10 +44,13 @@ class Pinned(msgspec.Struct, frozen=True):
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A load to be sent ahead of requests. `keep_alive_s` as in a request: None says nothing."""
+    """A load to be sent ahead of requests. `keep_alive_s` and `options` (what it is loaded with,
+    `num_ctx` and the like) as in a request: None and () say nothing.
+    """
 
     replica: ReplicaLoad
     keep_alive_s: float | None = None
+    options: Options = ()
 
 
 class Pins:
@@ -147,7 +150,11 @@ class Pins:
 
 
 def keeping_request(
-    model_key: str, request_id: str, now_s: float, keep_alive_s: float | None
+    model_key: str,
+    request_id: str,
+    now_s: float,
+    keep_alive_s: float | None,
+    options: Options = (),
 ) -> InferenceRequest:
     """What a planned load is to the scheduler: a request of its own that generates nothing."""
     return InferenceRequest(
@@ -161,6 +168,7 @@ def keeping_request(
         client="herd",
         is_load_only=True,
         keep_alive_s=keep_alive_s,
+        load_options=options,
     )
 
 

@@ -6,10 +6,11 @@ go, and only for models that are loaded somewhere: what engines unloaded by thei
 or clients by theirs, stays unloaded until somebody asks for it.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.inflight import Options, Place, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import EngineKind
 from ollama_herd.core.predict import SlotKey
@@ -154,6 +155,22 @@ def usual_request(model_key: str, load: Load, now_s: float) -> InferenceRequest:
         stream=True,
         prompt_tokens=int(prompt),
     )
+
+
+def options_in_demand(
+    replica: ReplicaLoad, model_key: str, load: Load, room: WaitingRoom
+) -> Options:
+    """What most of its requests, running and waiting, ask to have it loaded with; () for the
+    engine's own defaults. So that the first request that comes need not load it anew.
+    """
+    runner = replica.key[2]
+    asked = Counter(
+        run.request.load_options
+        for run in load.running.values()
+        if run.replica.key[2] == runner and not run.request.is_load_only
+    )
+    asked.update(pending.request.load_options for pending in room.models.get(model_key, ()))
+    return max(asked, key=lambda options: (asked[options], options), default=())
 
 
 def _may_load(place: Place, now_s: float) -> bool:

@@ -27,7 +27,7 @@ from ollama_herd.core.request import (
     RefusalKind,
     Usage,
 )
-from ollama_herd.core.residency import Residency
+from ollama_herd.core.residency import Residency, options_in_demand
 from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
 from ollama_herd.core.routing import Ranking, explain, is_waiting_for_report, rank, service_s
 from ollama_herd.core.runner import options_at
@@ -224,17 +224,24 @@ class Scheduler:
         wishes = self._pins.plan(self._load, fleet, now_s)
         if self._settings.placement:
             planned = self._residency.plan(self._load, self._room, fleet, now_s)
-            wishes += [Wish(replica) for replica in planned]
+            wishes += [self._wish(replica) for replica in planned]
         for wish in wishes:
             self._placed += 1
             replica = wish.replica
             name = canonical_name(replica.replica.model.name)
-            request = keeping_request(name, f"load-{self._placed}", now_s, wish.keep_alive_s)
+            request = keeping_request(
+                name, f"load-{self._placed}", now_s, wish.keep_alive_s, wish.options
+            )
             ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet)
             there = [p for p in ranking.priced if p.place.load is replica and p.starts_now]
             if there:
                 grants.append(self._grant(Pending(request, 0.0), ranking._replace(priced=there)))
         return grants
+
+    def _wish(self, replica: ReplicaLoad) -> Wish:
+        name = canonical_name(replica.replica.model.name)
+        options = options_in_demand(replica, name, self._load, self._room)
+        return Wish(replica, options=options)
 
     def on_measure(
         self, request: InferenceRequest, where: SlotKey, fleet: Fleet, now_s: float

@@ -39,7 +39,7 @@ class Dispatcher:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._load: Callable[[str, RouteDecision, float | None], None] | None = None
+        self._load: Callable[[RouteDecision, InferenceRequest], None] | None = None
         self._ask: Callable[[Canary], None] | None = None
         self._canaries = Canaries(scheduler.load, CanarySettings())
         self._tell_stuck: Callable[[tuple[StuckRunner, ...]], None] | None = None
@@ -50,8 +50,8 @@ class Dispatcher:
         self._fleet = fleet
         self._settle(self._scheduler.on_fleet(fleet, monotonic_s()))
 
-    def load_with(self, load: Callable[[str, RouteDecision, float | None], None]) -> None:
-        """Who carries out loads ahead of requests: `load(id, decision, keep_alive_s)`; each ends in
+    def load_with(self, load: Callable[[RouteDecision, InferenceRequest], None]) -> None:
+        """Who carries out loads ahead of requests: `load(decision, request)`; each ends in
         `finished(id)`.
         """
         self._load = load
@@ -82,7 +82,7 @@ class Dispatcher:
         if self._load is not None:
             for grant in self._scheduler.place(self._fleet, tick_s):
                 run = self._scheduler.load.running[grant.request_id]
-                self._load(grant.request_id, grant.decision, run.request.keep_alive_s)
+                self._load(grant.decision, run.request)
         if self._ask is not None:
             for canary in self._canaries.plan(self._fleet, tick_s, now_s()):
                 self._ask(canary)

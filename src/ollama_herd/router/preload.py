@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from ollama_herd.core.node import Replica
-from ollama_herd.core.request import OutcomeKind
+from ollama_herd.core.request import InferenceRequest, OutcomeKind
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.router.asking import ask
 from ollama_herd.router.dispatcher import Dispatcher
@@ -31,23 +31,21 @@ class Preloads:
         self._upstream = upstream
         self._dispatcher = dispatcher
 
-    def start(self, request_id: str, decision: RouteDecision, keep_alive_s: float | None) -> None:
+    def start(self, decision: RouteDecision, request: InferenceRequest) -> None:
         """Begin a planned load; its slot is given back when it ends, however."""
-        spawn(self._load(request_id, decision, keep_alive_s), name=f"preload {request_id}")
+        spawn(self._load(decision, request), name=f"preload {request.request_id}")
 
-    async def _load(
-        self, request_id: str, decision: RouteDecision, keep_alive_s: float | None
-    ) -> None:
+    async def _load(self, decision: RouteDecision, request: InferenceRequest) -> None:
         outcome = OutcomeKind.CANCELLED
         try:
             if decision.evicts:
                 await make_room(self._upstream, decision.evicts)
-            outcome = await self._ask(decision.candidates[0].replica, keep_alive_s)
+            outcome = await self._ask(decision.candidates[0].replica, request)
         finally:
-            self._dispatcher.finished(request_id, outcome, None)
+            self._dispatcher.finished(request.request_id, outcome, None)
 
-    async def _ask(self, replica: Replica, keep_alive_s: float | None) -> OutcomeKind:
-        model = replica.model
+    async def _ask(self, replica: Replica, request: InferenceRequest) -> OutcomeKind:
+        model, keep_alive_s = replica.model, request.keep_alive_s
         facts = {"model": model.name, "node_id": replica.node_id}
         fields: dict[str, object] = {"model": model.name, "stream": False}
         path = b"/api/generate"
@@ -55,6 +53,8 @@ class Preloads:
             path, fields = b"/api/embed", {"model": model.name, "input": ""}
         if keep_alive_s is not None:
             fields["keep_alive"] = -1 if keep_alive_s == inf else int(keep_alive_s)
+        if request.load_options:
+            fields["options"] = dict(request.load_options)
         body = msgspec.json.encode(fields)
         try:
             answer = await ask(
