@@ -6,7 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ollama_herd.agent.errors import AgentError
-from ollama_herd.agent.identity import BOOT_FILE, IDENTITY_FILE, load_identity, next_boot
+from ollama_herd.agent.identity import (
+    BOOT_FILE,
+    IDENTITY_FILE,
+    NodeKeys,
+    draw_next_key,
+    load_identity,
+    next_boot,
+)
 
 
 def test_it_is_made_once_and_kept(tmp_path) -> None:
@@ -22,6 +29,25 @@ def test_it_is_made_once_and_kept(tmp_path) -> None:
 def test_only_the_owner_may_read_it(tmp_path) -> None:
     load_identity(tmp_path)
     assert (tmp_path / IDENTITY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_follows_is_drawn_once_until_it_is_adopted(tmp_path) -> None:
+    with pytest.raises(AgentError, match="--home"):
+        draw_next_key(tmp_path)
+    first = load_identity(tmp_path)
+    keys = NodeKeys(tmp_path, first)
+    assert keys.following() == ""
+    draw_next_key(tmp_path)
+    drawn = keys.following()
+    assert len(drawn) >= 43
+    assert drawn != first.node_key
+    draw_next_key(tmp_path)  # the router may know the first one already
+    assert keys.following() == drawn
+    assert load_identity(tmp_path) == first
+    keys.adopt(drawn)
+    assert keys.following() == ""
+    assert load_identity(tmp_path).node_id == first.node_id
+    assert load_identity(tmp_path).node_key == keys.current == drawn
 
 
 def test_many_at_once_agree(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from ollama_herd.agent import report as report_module
 from ollama_herd.agent import reporter as reporter_module
+from ollama_herd.agent.identity import Identity, NodeKeys
 from ollama_herd.agent.report import About, Sections
 from ollama_herd.agent.reporter import FixedRouter, Reporter, ways_to
 from ollama_herd.agent.router_answer import ReportFailed, error_text, read_reply
@@ -58,7 +60,7 @@ async def reporting(routers) -> AsyncIterator[tuple[Node, Reporter]]:
     async with aiohttp.ClientSession() as session:
         reporter = Reporter(
             ABOUT,
-            "node-key",
+            NodeKeys(Path("nowhere"), Identity("n", "node-key")),
             routers=routers,
             session=session,
             sections=lambda: node.sections,

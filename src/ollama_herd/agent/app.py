@@ -25,7 +25,7 @@ from ollama_herd.agent.engine_watch import (
     engine_id,
 )
 from ollama_herd.agent.errors import AgentError
-from ollama_herd.agent.identity import Identity, load_identity, next_boot
+from ollama_herd.agent.identity import Identity, NodeKeys, load_identity, next_boot
 from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
 from ollama_herd.agent.report import About, Sections
@@ -111,7 +111,7 @@ class _Agent:
                 relay_port=relay_port,
                 relay_key=relay_key,
             ),
-            self._identity.node_key,
+            NodeKeys(self._settings.home, self._identity),
             join_key=self._settings.join_key,
             routers=routers or await self._routers(stack),
             session=to_router,

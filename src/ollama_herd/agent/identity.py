@@ -12,6 +12,7 @@ import msgspec
 from ollama_herd.agent.errors import AgentError
 
 IDENTITY_FILE = "node.json"
+NEXT_FILE = "node.next.json"
 BOOT_FILE = "node.boot"
 
 _PUT_RIGHT = (
@@ -42,6 +43,46 @@ def load_identity(home: Path) -> Identity:
         return _create(path)
     except OSError as error:
         raise AgentError(f"{path} cannot be read: {error.strerror}. {_ELSEWHERE}") from None
+
+
+class NodeKeys:
+    """The key of this node and the one that is to follow it, over all of a process. Blocks."""
+
+    def __init__(self, home: Path, identity: Identity) -> None:
+        self._home = home
+        self._node_id = identity.node_id
+        self.current = identity.node_key
+
+    def following(self) -> str:
+        """The key that `draw_next_key` made, "" when there is none that can be used."""
+        try:
+            found = _decode(self._home / NEXT_FILE, (self._home / NEXT_FILE).read_bytes())
+        except (OSError, AgentError):
+            return ""
+        return found.node_key if found.node_id == self._node_id else ""
+
+    def adopt(self, key: str) -> None:
+        """The router knows this node by `key` from now on. Raises OSError."""
+        self.current = key
+        (self._home / NEXT_FILE).replace(self._home / IDENTITY_FILE)
+
+
+def draw_next_key(home: Path) -> None:
+    """Make the key that the agent on this home shall change to; one made before and not used yet
+    stays, as the router may know it already. Raises AgentError.
+    """
+    if not (home / IDENTITY_FILE).exists():
+        raise AgentError(
+            f"{home} holds no node's identity: name the folder of herd-node with --home"
+        )
+    identity = load_identity(home)
+    following = Identity(identity.node_id, secrets.token_urlsafe(32))
+    content = json.dumps(msgspec.to_builtins(following), indent=2).encode() + b"\n"
+    try:
+        _write_whole(home / NEXT_FILE, content, replace=False)
+    except OSError as error:
+        path = home / NEXT_FILE
+        raise AgentError(f"{path} cannot be written: {error.strerror}. {_ELSEWHERE}") from None
 
 
 def next_boot(home: Path, now_ms: int) -> int:

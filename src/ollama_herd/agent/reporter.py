@@ -1,6 +1,7 @@
 """Tells the router about this node, again and again, and finds the router anew when it is gone."""
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -49,6 +50,18 @@ class Routers(Protocol):
         """The router at `url` does not answer: choose again."""
 
 
+class Keys(Protocol):
+    """The node's own key, and the one to change to; the methods block (`identity.NodeKeys`)."""
+
+    current: str
+
+    def following(self) -> str:
+        """The key to change to, "" for none."""
+
+    def adopt(self, key: str) -> None:
+        """The router knows the node by this one from now on. Raises OSError."""
+
+
 class FixedRouter:
     """The router at a URL from the settings: there is no other choice."""
 
@@ -72,7 +85,7 @@ class Reporter:
     def __init__(
         self,
         about: About,
-        node_key: str,
+        keys: Keys,
         *,
         join_key: str = "",
         routers: Routers,
@@ -83,9 +96,11 @@ class Reporter:
     ) -> None:
         self._about = about
         self._headers = {
-            "Authorization": f"Bearer {node_key}",
+            "Authorization": f"Bearer {keys.current}",
             "Content-Type": "application/json",
         }
+        self._keys = keys
+        self._following = ""
         if join_key:
             self._headers["X-Herd-Join"] = join_key
         self._routers = routers
@@ -157,6 +172,7 @@ class Reporter:
 
     async def _beat(self) -> float:
         """Send one report; the seconds until the next."""
+        await self._look_for_key()
         now = self._sections()
         self._seq += 1
         report = build_report(self._about, self._seq, now, self._accepted)
@@ -168,6 +184,7 @@ class Reporter:
         except ReportFailed as failure:
             return await self._take_failure(failure)
         self._is_known = True
+        await self._change_key(reply)
         interval_s = min(max(reply.interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
         if reply.resend:
             return interval_s if was_everything else 0.0
@@ -181,8 +198,40 @@ class Reporter:
         self._tell(f"reporting to the router at {self._urls[0]}")
         return interval_s
 
+    async def _look_for_key(self) -> None:
+        """Tell the router of a key that follows; it is shown to nobody until the router agrees."""
+        self._following = await asyncio.to_thread(self._keys.following)
+        self._headers.pop("X-Herd-Next-Key", None)
+        if self._following:
+            digest = hashlib.sha256(self._following.encode()).hexdigest()
+            self._headers["X-Herd-Next-Key"] = digest
+        elif self._failures:
+            self._show(self._keys.current)
+
+    async def _change_key(self, reply: ReportReply) -> None:
+        """Change to the key that follows when the router knows this node by it."""
+        shown = self._headers["Authorization"]
+        is_in_use = shown != f"Bearer {self._keys.current}"
+        if not self._following or not (reply.is_key_changed or is_in_use):
+            return
+        try:
+            await asyncio.to_thread(self._keys.adopt, self._following)
+        except OSError as error:
+            self._tell(f"the new key is in use and cannot be kept ({error.strerror}); trying again")
+        else:
+            self._say("this node has changed its key")
+        self._show(self._following)
+        self._following = ""
+
+    def _show(self, key: str) -> None:
+        self._headers["Authorization"] = f"Bearer {key}"
+
     async def _take_failure(self, failure: ReportFailed) -> float:
         self._failures += 1
+        if failure.is_refusal and self._following:
+            # The router may have taken the new key, and its answer was lost: try that one, too.
+            is_new = self._headers["Authorization"] != f"Bearer {self._keys.current}"
+            self._show(self._keys.current if is_new else self._following)
         if not failure.is_refusal and len(self._urls) > 1:
             self._urls = (*self._urls[1:], self._urls[0])
             if self._failures == 1:

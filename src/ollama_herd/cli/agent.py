@@ -21,6 +21,7 @@ class NodeCommands(LazyGroup):
         "service": "ollama_herd.cli.service:node_app",
         "doctor": "ollama_herd.cli.node_doctor:node_doctor",
         "config": "ollama_herd.cli.config:node_config",
+        "rotate-key": "ollama_herd.cli.rotate_key:rotate_key",
     }
 
 

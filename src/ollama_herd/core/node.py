@@ -201,6 +201,9 @@ class ReportReply(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     interval_s: float = 2.0
     router_version: str = ""
+    is_key_changed: bool = (
+        False  # the key whose hash came with the report is the node's from now on
+    )
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -119,6 +119,7 @@ class Herd:
             traces=lambda: memory.traces,
             watch=self.watch,
             changes_allowed=lambda: self._settings.allow_destructive,
+            rebind=memory.rebind,
         )
         MediaRoutes(parts, settings).add_to(app)
         self._add_own_routes(app, memory)

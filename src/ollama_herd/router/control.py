@@ -5,7 +5,8 @@ Its own answers come from snapshots and cost no engine anything; the calls that 
 """
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
@@ -43,10 +44,15 @@ JSON = "application/json; charset=utf-8"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
 """A full report of a node with 2,000 models is about 1 MB."""
 
+Rebind = Callable[[str, str, str], Awaitable[bool]]
+"""`rebind(node_id, old_hash, new_hash)`: another key for a node, kept on disk; whether it is so."""
+
+_KEY_HASH = re.compile(r"[0-9a-f]{64}")
+
 _report_decoder = msgspec.json.Decoder(NodeReport)
 
 
-def control_app(
+def control_app(  # noqa: PLR0913 - a part of the router each
     *,
     parts: Parts,
     registry: Registry,
@@ -56,11 +62,12 @@ def control_app(
     traces: Callable[[], TraceStore | None],
     watch: Watch,
     changes_allowed: Callable[[], bool],
+    rebind: Rebind,
 ) -> web.Application:
     """Routes of the control plane, and the slow path of inference."""
     app = web.Application(middlewares=[front(gate, parts.keys), plain_errors])
     app.on_response_prepare.append(no_server_name)
-    answers = _Answers(registry, dispatcher, limits, parts.upstream.keeping)
+    answers = _Answers(registry, dispatcher, limits, parts.upstream.keeping, rebind)
     add = app.router.add_route
     for method in ("GET", "HEAD"):
         add(method, "/", answers.root)
@@ -148,8 +155,14 @@ class _Answers:
     """Handlers over the registry's and the dispatcher's snapshots."""
 
     def __init__(
-        self, registry: Registry, dispatcher: Dispatcher, limits: Limits, keeping: Keeping
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        limits: Limits,
+        keeping: Keeping,
+        rebind: Rebind,
     ) -> None:
+        self._rebind = rebind
         self._registry = registry
         self._dispatcher = dispatcher
         self._limits = limits
@@ -216,6 +229,12 @@ class _Answers:
             return _refused(400, f"not a node report: {error}")
         except ReportRefused as refused:
             return _refused(403, str(refused))
+        # Who showed the key in use says which one follows it; the key itself comes with its first
+        # report, once this router has said that it knows it.
+        new_hash = headers.get("X-Herd-Next-Key", "")
+        if reply.accepted and _KEY_HASH.fullmatch(new_hash):
+            is_changed = await self._rebind(claim.node_id, claim.key_hash, new_hash)
+            reply = msgspec.structs.replace(reply, is_key_changed=is_changed)
         return _json(msgspec.json.encode(reply))
 
 

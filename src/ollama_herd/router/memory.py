@@ -99,6 +99,14 @@ class Memory:
         """Whether the key speaks for the node; the first key it shows becomes its own."""
         return self._fleet_store.bind(node_id, key_hash)
 
+    async def rebind(self, node_id: str, old_hash: str, new_hash: str) -> bool:
+        """Give a node another key; False when it keeps its own, as the database cannot be used."""
+        try:
+            return await asyncio.to_thread(self._fleet_store.rebind, node_id, old_hash, new_hash)
+        except StoreError as error:
+            self._tell(str(error))
+            return False
+
     def is_bound(self, node_id: str) -> bool:
         """Whether the node is known: some key speaks for it."""
         return self._fleet_store.is_bound(node_id)

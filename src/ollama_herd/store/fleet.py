@@ -91,6 +91,30 @@ class FleetStore:
             return True
         return hmac.compare_digest(bound.encode(), key_hash.encode())
 
+    def rebind(self, node_id: str, old_hash: str, new_hash: str) -> bool:
+        """Bind a node to another key in place of its own; False when the old one is not its own.
+
+        It is on the disk when this returns. Raises StoreError; the old key holds then.
+        """
+        with self._writing:
+            with self._database.transaction() as connection:
+                self._load_keys(connection)
+                if not hmac.compare_digest(self._keys.get(node_id, "").encode(), old_hash.encode()):
+                    return False
+                insert = insert_into(connection, node_keys)
+                replacing = insert.on_conflict_do_update(
+                    index_elements=[node_keys.c.node_id],
+                    set_={
+                        "key_hash": insert.excluded.key_hash,
+                        "bound_at": insert.excluded.bound_at,
+                    },
+                )
+                bound = {"node_id": node_id, "key_hash": new_hash, "bound_at": now_s()}
+                connection.execute(replacing, bound)
+            self._keys[node_id] = new_hash
+            self._unsaved.discard(node_id)
+        return True
+
     def is_bound(self, node_id: str) -> bool:
         """Whether a key speaks for the node. Safe on the event loop."""
         return node_id in self._keys
