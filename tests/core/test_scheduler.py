@@ -482,6 +482,21 @@ def test_a_request_waits_for_the_next_report_of_an_unreachable_only_engine():
     assert effect.request_id == other.request_id
 
 
+def test_an_engine_that_fails_stays_out_when_the_model_that_showed_it_is_gone():
+    names = (NAME, "n:7b")
+    case = Case(node("a", names, names, platform=FAST), node("b", names, names, platform=SLOW))
+    for _ in range(3):
+        asked, grant = case.ask()
+        assert place(grant) == "a"
+        case.retry(asked, OutcomeKind.CLOSED_EARLY)
+        case.now_s += 0.1
+        case.end(asked)
+    case.hear(node("a", ("n:7b",), ("n:7b",), platform=FAST, seq=2))
+    _, grant = case.ask("n:7b")
+    assert place(grant) == "b"
+    assert [r.reason for r in grant.decision.eliminated] == [Eliminated.FAILING]
+
+
 def test_a_replica_that_fails_what_others_answer_rests():
     case = Case(node("a", platform=FAST), node("b", platform=SLOW))
     for _ in range(3):

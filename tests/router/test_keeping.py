@@ -93,3 +93,22 @@ def test_one_stream_alone_is_bounded_too() -> None:
     assert said.whole() is not None
     said.add(b"x")
     assert said.whole() is None
+
+
+async def test_frames_are_counted_however_they_arrive() -> None:
+    lines = EngineConnection()
+    lines.connection_made(Deaf())
+    lines.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    lines.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    lines.relay(lambda _: None)
+    lines.data_received(b"3\r\n{}\n\r\n" * 5)
+    assert lines.frames == 5
+    events = EngineConnection()
+    events.connection_made(Deaf())
+    events.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    events.data_received(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    events.relay(lambda _: None)
+    events.data_received(b"1c\r\nevent: ping\ndata: {}\n\ndata: \r\n4\r\n{}\n\n\r\n")
+    assert events.frames == 2

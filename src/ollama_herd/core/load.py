@@ -94,8 +94,8 @@ class Load:
             self.replicas[key] = load
             machine.replicas[key] = load
             self.by_runner.setdefault(replica.runner, []).append(load)
-            if load.engine.out_since_s is not None:
-                self.barred.add(key)  # the engine refused a connection before this was asked for
+            if load.engine.out_since_s is not None or load.engine.is_failing:
+                self.barred.add(key)  # the engine was out before this was asked for
             self._reported(load, replica)
         return load
 
@@ -328,7 +328,7 @@ class Load:
     def unreachable(self, replica: ReplicaLoad, now_s: float) -> None:
         """A connection failed: the engine is out until its node reports anew."""
         replica.engine.out_since_s = now_s
-        self.barred.add(replica.key)
+        self._bar_engine(replica)
         for load in replica.node.replicas.values():
             if load.engine is replica.engine:
                 self._unconfirmed[load.key] = load
@@ -357,7 +357,12 @@ class Load:
                 self.stuck(replica, NoticedBy.REQUESTS, now_s)
         if engine.is_failing:
             engine.barred_until_s = now_s + _rest_s(engine.failures)
-            self.barred.add(replica.key)
+            self._bar_engine(replica)
+
+    def _bar_engine(self, replica: ReplicaLoad) -> None:
+        """All replicas of its engine are to be looked at, whichever of them is forgotten first."""
+        engine, loads = replica.engine, replica.node.replicas.values()
+        self.barred.update(load.key for load in loads if load.engine is engine)
 
     def stuck(self, replica: ReplicaLoad, noticed_by: NoticedBy, now_s: float) -> None:
         """The runner hangs: left out as long as others are there, until it answers."""

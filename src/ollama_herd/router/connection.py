@@ -248,6 +248,11 @@ class EngineConnection(asyncio.Protocol):
         """How many reads brought body, as far as they are kept; about one a token."""
         return len(self._tail)
 
+    @property
+    def frames(self) -> int:
+        """How many lines or events of a stream have come, as far as its tail shows."""
+        return self.tail().count(b"\n\n" if self.content_type == EVENTS else b"\n")
+
     def is_reusable(self) -> bool:
         if self.content_type == EVENTS and LLAMACPP in self.headers:
             return False

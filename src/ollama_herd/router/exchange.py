@@ -33,6 +33,9 @@ MEDIA_PATIENCE_S = 900.0
 """A picture on a slow machine and an hour of speech take minutes, and nothing is heard meanwhile;
 agents bound their own services."""
 
+OPENING_FRAMES = 3
+"""Anthropic's streams open with three events (message, block, ping) before the first token."""
+
 HELD_ANSWER_BYTES = 65536
 """An engine's 5xx is held back up to this size while other nodes are tried."""
 
@@ -142,7 +145,7 @@ class Exchange:
             elapsed_s,
             is_buffered=parsed is not None and parsed.has_tools,
         )
-        if connection.pieces > 1:
+        if connection.pieces > 1 or connection.frames > OPENING_FRAMES:
             return patience_s
         # Some engines send a head, or a chunk without text, before they have read the prompt.
         expected = self.parts.dispatcher.expectation(self.lease)
