@@ -41,8 +41,7 @@ def test_a_router_killed_at_any_moment_knows_its_fleet(tmp_path: Path, engine: F
         with Herd(tmp_path, port=port, env=FAST).ready() as first:
             first.wait_models("m:latest")
             known = first.node("n")
-            # Its fleet is on disk a moment after it is known: `restored` below depends on it.
-            first.terminate()
+            first.terminate()  # in order: its fleet is on disk, and no kill below may lose it
         assert known is not None
         for moment_s in MOMENTS_S:
             with Herd(tmp_path, port=port, env=FAST) as killed, contextlib.ExitStack() as clients:
