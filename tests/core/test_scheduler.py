@@ -85,6 +85,26 @@ def test_a_request_waits_for_its_slot_and_gets_it_when_it_frees():
     assert effect.request_id == second.request_id
 
 
+def test_a_slot_is_taken_also_when_the_weights_become_known_meanwhile():
+    def said(weights, seq):
+        return report("a", [engine([model(NAME, weights=weights)], (NAME,))], seq=seq)
+
+    case = Case(said("", 1))
+    first, granted = case.ask()
+    assert isinstance(granted, Grant)
+    case.hear(said("sha256-1", 2))
+    second, held = case.ask()
+    assert held is None
+    case.tick()
+    assert second.request_id not in case.granted
+    assert case.scheduler.queue(case.now_s).in_flight == 1
+    (effect,) = case.end(first)
+    assert effect.request_id == second.request_id
+    case.end(second)
+    assert case.scheduler.queue(case.now_s).in_flight == 0
+    assert len(case.scheduler.load.replicas) == 1
+
+
 def test_a_waiting_request_goes_to_whichever_node_frees_first():
     case = Case(node("a"), node("b"))
     on_a, _ = case.ask()

@@ -16,9 +16,6 @@ from tests.fakes.state import Settings
 PROMPT_BYTES = 4096
 """Of each request: what a router holds of a client that waits is foremost its body."""
 
-TRIED = 5
-"""So many at most the router sends to find out whether the engine has another slot."""
-
 LIMITS = {"HERD_QUEUE_TIMEOUT_S": "300"}
 
 
@@ -26,7 +23,7 @@ LIMITS = {"HERD_QUEUE_TIMEOUT_S": "300"}
 class Crowd:
     """What was seen. Bytes are the router's resident memory; times are of a new client's answers.
 
-    `waiting` are in the queue, give or take TRIED; `told` got a 503 with Retry-After at once.
+    `waiting` are in the queue; `told` got a 503 with Retry-After at once.
     """
 
     clients: int
@@ -61,7 +58,7 @@ def gather(folder: Path, clients: int, queue_limit: int) -> Crowd:
                 with _waits(herd, clients, waiting) as crowd:
                     crowded_bytes = herd.rss_bytes()
                     answer_ms = [_answer_ms(herd) for _ in range(20)]
-                    told = _told(crowd, clients - waiting - TRIED)
+                    told = _told(crowd, clients - waiting)
                 herd.wait_status(lambda s: s["queue"]["waiting"] == 0, "the crowd to be gone", 30)
                 with _waits(herd, clients, waiting):
                     again_bytes = herd.rss_bytes()
@@ -91,7 +88,7 @@ def _waits(herd: Herd, clients: int, waiting: int) -> Iterator[list[Client]]:
             client = stack.enter_context(Client(herd.port))
             client.ask("POST", "/api/generate", body)
             crowd.append(client)
-        herd.wait_status(lambda s: s["queue"]["waiting"] > waiting - TRIED, "the crowd to wait", 60)
+        herd.wait_status(lambda s: s["queue"]["waiting"] == waiting, "the crowd to wait", 60)
         yield crowd
 
 

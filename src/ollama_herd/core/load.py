@@ -18,6 +18,7 @@ from ollama_herd.core.inflight import (
     ReplicaLoad,
     Running,
 )
+from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
@@ -90,6 +91,8 @@ class Load:
         key = replica.slot_key
         load = self.replicas.get(key)
         if load is None:
+            load = self._known_by_name(machine, replica)
+        if load is None:
             load = ReplicaLoad(replica, machine, self.predictor.rates(node, replica))
             self.replicas[key] = load
             machine.replicas[key] = load
@@ -97,6 +100,28 @@ class Load:
             if load.engine.out_since_s is not None or load.engine.is_failing:
                 self.barred.add(key)  # the engine was out before this was asked for
             self._reported(load, replica)
+        return load
+
+    def _known_by_name(self, machine: NodeLoad, replica: Replica) -> ReplicaLoad | None:
+        """The load of a model whose weights nobody knew yet, now under its weights: an agent tells
+        them a little after the model, and what runs there goes on holding its slots.
+        """
+        key, name = replica.slot_key, canonical_name(replica.model.name)
+        old = (key[0], key[1], name)
+        load = None if old == key else self.replicas.get(old)
+        if load is None:
+            return None
+        was_barred = old in self.barred
+        self._forget_replica(load)
+        load.key = key
+        if was_barred:
+            self.barred.add(key)
+        self.replicas[key] = machine.replicas[key] = load
+        self.by_runner.setdefault(key[2], []).append(load)
+        if machine.active.pop(old, None) is not None:
+            machine.active[key] = load
+        load.rates = self.predictor.rates(machine.node, replica)
+        self._reported(load, replica)
         return load
 
     def _machine(self, node: Node) -> NodeLoad:
