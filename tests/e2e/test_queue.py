@@ -1,5 +1,6 @@
 """The router's own queue: bounded in length and time, first come first served, visible."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -76,6 +77,22 @@ def fill(narrow: Narrow, clients: ExitStack, waiting: int) -> Client:
     return running
 
 
+def places_of(herd: Herd, error: str) -> list[str]:
+    """The nodes that the trace of the last request refused so says could have taken it."""
+    until_s = clock.monotonic_s() + 10
+    while True:  # traces are written in batches
+        found = herd.call("GET", f"/dashboard/api/traces?error={error}").json()["traces"]
+        if found:
+            break
+        assert clock.monotonic_s() < until_s, "no such trace"
+        time.sleep(0.05)
+    trace = herd.call("GET", f"/dashboard/api/traces/{found[0]['request_id']}").json()
+    assert trace["attempts"] == []
+    assert trace["reason"] == trace["refusal"]["message"]
+    names = {node["node_id"]: node["name"] for node in herd.status()["nodes"]}
+    return [names[one["node_id"]] for one in trace["decision"]["candidates"]]
+
+
 @pytest.mark.parametrize(
     "path", ["/api/generate", "/api/chat", "/v1/chat/completions", "/v1/messages"]
 )
@@ -88,6 +105,7 @@ def test_a_full_queue_refuses_in_the_dialect(narrow: tuple[Narrow, ExitStack], p
     error = refused.json()["error"]
     text = error if path.startswith("/api/") else error["message"]
     assert len(text) > 20
+    assert places_of(small.herd, "queue_full") == ["n"]
     assert small.engine.counters.received == 1
 
 
@@ -100,6 +118,7 @@ def test_waiting_is_bounded_in_time(narrow: tuple[Narrow, ExitStack]) -> None:
     assert 1.5 < clock.monotonic_s() - begun_s < 6
     assert waited.json()["error"]
     assert small.engine.counters.received == 1
+    assert places_of(small.herd, "queue_timeout") == ["n"]
 
 
 def test_first_come_first_served(narrow: tuple[Narrow, ExitStack]) -> None:

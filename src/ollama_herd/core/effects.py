@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ollama_herd.core.decision import Rejected, RouteDecision
+from ollama_herd.core.decision import Candidate, Rejected, RouteDecision
 from ollama_herd.core.request import Refusal
 
 
@@ -19,6 +19,7 @@ class Refuse(msgspec.Struct, frozen=True, gc=False):
     request_id: str
     refusal: Refusal
     rejected: tuple[Rejected, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
 
 
 Effect = Grant | Refuse

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ollama_herd.core import learning
-from ollama_herd.core.decision import Eliminated, Rejected
+from ollama_herd.core.decision import Eliminated, Rejected, RouteDecision
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
@@ -38,6 +38,10 @@ from ollama_herd.core.waiting import Pending, WaitingRoom
 from ollama_herd.core.waits import expected_starts
 
 __all__ = ["Effect", "Grant", "QueueSettings", "QueueView", "Refuse", "Scheduler"]
+
+EXPLAINED = 64
+"""Of the requests that time out in one tick so many are refused with the places there were for
+them: a whole queue that ends at once must not hold up the others."""
 
 TICK_S = 0.9
 """A little less than the second between ticks, so that jitter skips none."""
@@ -89,7 +93,7 @@ class Scheduler:
             and request.model_key not in self._room.models
         ):
             return (self._grant(Pending(request, 0.0), ranking),)
-        return self._enqueue(request, priced, now_s)
+        return self._enqueue(request, ranking, now_s)
 
     def on_first_byte(self, request_id: str, now_s: float) -> None:
         """The first byte of the answer came from the engine."""
@@ -305,10 +309,10 @@ class Scheduler:
         return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
 
     def _enqueue(
-        self, request: InferenceRequest, priced: Sequence[Priced], now_s: float
+        self, request: InferenceRequest, ranking: Ranking, now_s: float
     ) -> Sequence[Effect]:
         is_full, waiting = self._limit_reached(request)
-        pending = Pending(request, service_s(priced))
+        pending = Pending(request, service_s(ranking.priced))
         self._room.add(pending)
         effects = self._turns.take((request.model_key,), self._fleet, now_s)
         if not is_full or request.request_id not in self._room.pending:
@@ -321,7 +325,9 @@ class Scheduler:
             waiting=waiting,
             expected_s=self._expected(request.model_key, now_s)[""][1],
         )
-        return (*effects, Refuse(request.request_id, refused))
+        places = explain(ranking)
+        refuse = Refuse(request.request_id, refused, places.eliminated, places.candidates)
+        return (*effects, refuse)
 
     def _limit_reached(self, request: InferenceRequest) -> tuple[bool, int]:
         """Whether one more may not wait, and how many do already."""
@@ -441,8 +447,12 @@ class Scheduler:
         expected = {
             key: self._expected(key, now_s) for key in {p.request.model_key for p in overdue}
         }
-        for pending in overdue:
+        for number, pending in enumerate(overdue):
             request = pending.request
+            places = RouteDecision(request.model_key, ())
+            if number < EXPLAINED:
+                ask = Ask(request, fleet.nodes, self._load, now_s)
+                places = explain(rank(ask, fleet, pending.excluded))
             position, expected_s = expected[request.model_key][request.request_id]
             self._room.remove(request.request_id)
             refused = refusal(
@@ -453,7 +463,7 @@ class Scheduler:
                 waited_s=now_s - request.arrived_s,
                 expected_s=expected_s,
             )
-            yield Refuse(request.request_id, refused)
+            yield Refuse(request.request_id, refused, places.eliminated, places.candidates)
 
 
 def _is_sound(priced: Priced, silent: Running, now_s: float) -> bool:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable
 
 from ollama_herd.clock import monotonic_s, now_s, week_s
 from ollama_herd.core.canary import Canaries, Canary, CanarySettings
-from ollama_herd.core.decision import Rejected
 from ollama_herd.core.explanation import Explanation
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Replica, StuckRunner
 from ollama_herd.core.pins import Pin, Pinned
 from ollama_herd.core.queue import QueueSettings
-from ollama_herd.core.request import InferenceRequest, OutcomeKind, Refusal, Usage
+from ollama_herd.core.request import InferenceRequest, OutcomeKind, Usage
 from ollama_herd.core.routing import RouteDecision
-from ollama_herd.core.scheduler import Effect, Grant, QueueView, Scheduler
+from ollama_herd.core.scheduler import Effect, Grant, QueueView, Refuse, Scheduler
 from ollama_herd.core.silence import Expectation
 
 _NOTHING_EXPECTED = Expectation(0.0)
@@ -25,13 +24,14 @@ _NOTHING_EXPECTED = Expectation(0.0)
 
 class Refused(Exception):  # noqa: N818 - an answer to a client, not a defect
     """The scheduler will not place the request; `refusal` tells the client why, `rejected` which
-    places could not take it.
+    places could not take it, `candidates` which could have, had it waited longer.
     """
 
-    def __init__(self, refusal: Refusal, rejected: tuple[Rejected, ...] = ()) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-        self.rejected = rejected
+    def __init__(self, refuse: Refuse) -> None:
+        super().__init__(refuse.refusal.message)
+        self.refusal = refuse.refusal
+        self.rejected = refuse.rejected
+        self.candidates = refuse.candidates
 
 
 class Dispatcher:
@@ -176,7 +176,7 @@ class Dispatcher:
         if mine is not None:
             if isinstance(mine, Grant):
                 return mine.decision
-            raise Refused(mine.refusal, mine.rejected)
+            raise Refused(mine)
         future: asyncio.Future[RouteDecision] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         try:
@@ -195,4 +195,4 @@ class Dispatcher:
         if isinstance(effect, Grant):
             future.set_result(effect.decision)
         else:
-            future.set_exception(Refused(effect.refusal, effect.rejected))
+            future.set_exception(Refused(effect))

@@ -9,8 +9,9 @@ from ollama_herd.core.request import (
     Refusal,
     Usage,
 )
-from ollama_herd.core.routing import Candidate, Rejected, RouteDecision
+from ollama_herd.core.routing import Candidate, RouteDecision
 from ollama_herd.core.trace import Trace
+from ollama_herd.router.dispatcher import Refused
 
 CLIENT_LEFT = 499
 """Status of a request whose client left before it got one, as nginx and Ollama log it."""
@@ -87,11 +88,13 @@ class Journal:
         """A second attempt starts beside the one under way."""
         self.earlier = (*self.earlier, decision)
 
-    def refused(self, refusal: Refusal, rejected: tuple[Rejected, ...]) -> None:
-        """No attempt is made: which places there were, and why none can take the request."""
-        self.refusal = refusal
-        if self.decision is None and self.request is not None and rejected:
-            self.decision = RouteDecision(self.request.model_key, (), rejected)
+    def refused(self, refuse: Refused) -> None:
+        """No attempt is made: which places there were, and why others cannot take the request."""
+        self.refusal = refuse.refusal
+        known = refuse.candidates or refuse.rejected
+        if self.decision is None and self.request is not None and known:
+            key = self.request.model_key
+            self.decision = RouteDecision(key, refuse.candidates, refuse.rejected)
 
     def first_byte(self) -> None:
         """The attempt under way brought its first byte."""

@@ -68,7 +68,7 @@ async def serve(
             return
         await _answer_or_fall_back(exchange, parsed, journal.request)
     except Refused as refusal:
-        journal.refused(refusal.refusal, refusal.rejected)
+        journal.refused(refusal)
         exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
     except Exhausted as exhausted:
         _pass_on_failure(exchange, exhausted.held)
