@@ -29,7 +29,7 @@ test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
 	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)
 
 interop: $(SYNCED) ## real clients doing real tasks through the herd; installs them under .venvs/ first
-	HERD_INTEROP=1 $(BIN)/pytest tests/interop -v $(PYTEST_ARGS)
+	HERD_TEST_INTEROP=1 $(BIN)/pytest tests/interop -v $(PYTEST_ARGS)
 
 check: lint types docs-check test ## format, lint, types, docs, and all tests: architecture is among them
 

@@ -12,7 +12,7 @@ from tests.interop.conftest import Rig
 from tests.interop.environments import node, node_modules
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("HERD_INTEROP"), reason="run by `make interop`"),
+    pytest.mark.skipif(not os.environ.get("HERD_TEST_INTEROP"), reason="run by `make interop`"),
     pytest.mark.timeout(900),
 ]
 

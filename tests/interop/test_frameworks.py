@@ -13,7 +13,7 @@ from tests.interop.environments import CLIENTS, ENVIRONMENTS, HERE, OFFLINE, pyt
 from tests.interop.test_sdks import check
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("HERD_INTEROP"), reason="run by `make interop`"),
+    pytest.mark.skipif(not os.environ.get("HERD_TEST_INTEROP"), reason="run by `make interop`"),
     pytest.mark.timeout(900),
 ]
 

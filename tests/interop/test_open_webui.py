@@ -21,7 +21,7 @@ from tests.interop.test_sdks import steps
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("HERD_INTEROP"), reason="run by `make interop`"),
+    pytest.mark.skipif(not os.environ.get("HERD_TEST_INTEROP"), reason="run by `make interop`"),
     pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: name it in CHROMIUM"),
     pytest.mark.skipif(
         sys.version_info[:2] not in ((3, 11), (3, 12)), reason="open-webui wants Python 3.11, 3.12"
