@@ -67,18 +67,18 @@ def test_attempts_belong_to_their_nodes() -> None:
     assert by_node["node-b"].requests == 0
     assert by_node["node-a"].retried == 1
     assert by_node["node-a"].hedged == 0
-    beside = msgspec.structs.replace(second, started_ms=1.0)
-    hedged = tallied(trace(attempts=(first, beside))).totals()
+    hedged = tallied(trace(attempts=(first, second), hedged=True)).totals()
     assert hedged[Key("llama3.2:latest", "node-a", "ollama")].hedged == 1
 
 
 def test_a_stream_that_broke_off_and_went_on() -> None:
     first = attempt(OutcomeKind.TRUNCATED, ended_ms=500.0)
     second = attempt(node_id="node-b", started_ms=501.0)
-    one = trace(attempts=(first, second), node_id="node-b", tags=("continued",))
-    totals = tallied(one).totals()
+    one = trace(attempts=(first, second), node_id="node-b", continued=True)
+    same_words = msgspec.structs.replace(one, continued=False, tags=("continued",))
+    totals = tallied(one, same_words).totals()
     assert sum(counts.continued for counts in totals.values()) == 1
-    assert totals[Key("llama3.2:latest", "node-a", "ollama")].broken == 1
+    assert totals[Key("llama3.2:latest", "node-a", "ollama")].broken == 2
 
 
 def test_names_that_no_engine_has_are_no_labels() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -175,14 +176,19 @@ def test_the_trace_names_both_nodes(pair: Pair) -> None:
             pair.ask("/api/chat", {**CHAT, "model": "tiny"})
 
     def listed() -> list[dict[str, object]]:
-        answer = pair.herd.call("GET", "/dashboard/api/traces?tag=continued")
+        answer = pair.herd.call("GET", "/dashboard/api/traces")
         found: list[dict[str, object]] = answer.json()["traces"]
-        return [trace for trace in found if str(trace["model"]).startswith("tiny")]
+        is_tiny = [trace for trace in found if str(trace["model"]).startswith("tiny")]
+        return [trace for trace in is_tiny if trace["continued"]]
 
     wait_until(lambda: bool(listed()), 5, "a trace of a continued answer")
     trace = listed()[0]
     assert trace["attempt_count"] == 2
     assert trace["output_tokens"] == 12
+    assert not trace["hedged"]
+    assert trace["tags"] == []
+    metrics = pair.herd.call("GET", "/metrics").body.decode()
+    assert re.search(r'herd_continuations_total{model="tiny:latest",node="[ab]"} [1-9]', metrics)
     one = pair.herd.call("GET", f"/dashboard/api/traces/{trace['request_id']}")
     assert b'"truncated"' in one.body
     assert b'"completed"' in one.body

@@ -181,4 +181,7 @@ traces = st.builds(
     model_served=texts,
     node_id=texts,
     tags=st.lists(st.text(max_size=20), max_size=4).map(tuple),
+    earlier=st.lists(decisions, max_size=2).map(tuple),
+    hedged=st.booleans(),
+    continued=st.booleans(),
 )

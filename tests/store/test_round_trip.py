@@ -13,6 +13,7 @@ from ollama_herd.core.routing import Cost, Eliminated, Rejected, RouteDecision
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import LABEL_CHARS, stored_text, tags_of, tags_text
+from ollama_herd.store.record import Record
 from ollama_herd.store.rows import KEPT_CANDIDATES, LARGEST_JSON_BYTES
 from ollama_herd.store.stored import StoredTrace
 from ollama_herd.store.traces import TraceStore
@@ -72,6 +73,8 @@ def assert_record(trace: Trace, kept: StoredTrace) -> None:
         assert getattr(kept, name) == getattr(request, name)
     assert kept.done_reason == (trace.usage.done_reason if trace.usage else "")
     assert kept.attempts == trace.attempts
+    assert (kept.hedged, kept.continued) == (trace.hedged, trace.continued)
+    assert len(kept.earlier) == len(trace.earlier)
     if trace.refusal is None:
         assert kept.refusal is None
     else:
@@ -266,6 +269,7 @@ def test_fields_are_only_appended() -> None:
         "decode_ms",
         "done_reason",
     )
+    assert Record.__struct_fields__[-4:] == ("refusal", "earlier", "hedged", "continued")
     assert samples.Refusal.__struct_fields__ == ("kind", "message", "retry_after_s")
     assert "relay_key" in Node.__struct_fields__  # what must never be in a trace
 

@@ -4,7 +4,7 @@ import { modelRows, runningOn, loads, tagged } from "../src/lib/fleet";
 import { after, begun, failed, sum, TextLines } from "../src/lib/pull";
 import { stateOf } from "../src/lib/live";
 import { readRoute, writeRoute } from "../src/lib/route";
-import { reach, terms } from "../src/lib/signals";
+import { reach, terms, tries } from "../src/lib/signals";
 import { series, sums } from "../src/lib/trends";
 import type { TraceView } from "../src/lib/types";
 import { lanes, marks } from "../src/lib/waterfall";
@@ -42,6 +42,17 @@ describe("progress of a pull", () => {
     const lines = new TextLines();
     expect(lines.feed('{"a"')).toEqual([]);
     expect(lines.feed(":1}\n\n{}\n{")).toEqual(['{"a":1}', "{}"]);
+  });
+});
+
+describe("what a route went through", () => {
+  it("is told where it was more than one try", () => {
+    const plain = { attempt_count: 1, hedged: false, continued: false };
+    expect(tries(plain)).toBe("");
+    expect(tries({ ...plain, attempt_count: 2 })).toBe("2 attempts");
+    expect(tries({ attempt_count: 3, hedged: true, continued: true })).toMatch(
+      /^3 attempts; two at once.*; the answer broke off/,
+    );
   });
 });
 

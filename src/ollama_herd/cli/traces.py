@@ -39,6 +39,8 @@ class _Row(msgspec.Struct):
     ttft_ms: float
     total_ms: float
     attempt_count: int
+    hedged: bool = False
+    continued: bool = False
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 
@@ -141,11 +143,10 @@ def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) 
 
 def _row(one: _Row, names: dict[str, str]) -> tuple[object, ...]:
     status = f"{one.status} {one.error}".strip()
-    tries = f" ({one.attempt_count} tries)" if one.attempt_count > 1 else ""
     return (
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started_s)),
         one.model,
-        names.get(one.node_id, one.node_id) + tries,
+        names.get(one.node_id, one.node_id) + _tries(one),
         one.client,
         show.text(status, "red" if one.error else "green"),
         show.ms(one.ttft_ms),
@@ -153,6 +154,16 @@ def _row(one: _Row, names: dict[str, str]) -> tuple[object, ...]:
         f"{one.prompt_tokens or 0} + {one.output_tokens or 0}",
         one.request_id,
     )
+
+
+def _tries(one: _Row) -> str:
+    """What the route went through, "" where the first node answered."""
+    if one.attempt_count < 2:
+        return ""
+    told = [f"{one.attempt_count} tries"]
+    told += ["two at once"] if one.hedged else []
+    told += ["continued"] if one.continued else []
+    return f" ({', '.join(told)})"
 
 
 def _export(herd: Router, query: dict[str, object], output: Path | None) -> None:

@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
-from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -57,7 +56,6 @@ ERROR_BUCKETS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 _BROKEN = frozenset(
     {OutcomeKind.SILENT, OutcomeKind.TRUNCATED, OutcomeKind.ENGINE_ERROR, OutcomeKind.CLOSED_EARLY}
 )
-_CONTINUED = "continued"
 
 
 class Histogram:
@@ -205,8 +203,8 @@ class Counts:
         attempts = trace.attempts
         if len(attempts) > 1:
             self.retried += 1
-            self.hedged += _is_hedged(attempts)
-            self.continued += _CONTINUED in trace.tags
+            self.hedged += trace.hedged
+            self.continued += trace.continued
         if trace.decision is not None and len(attempts) == 1:
             self._add_error(trace, attempts[0])
 
@@ -256,12 +254,6 @@ class Counts:
         self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
         if attempt.first_byte_ms >= 0 and outcome in _BROKEN:
             self.broken += 1
-
-
-def _is_hedged(attempts: tuple[Attempt, ...]) -> bool:
-    """Whether two tries were under way at once."""
-    ordered = sorted(attempts, key=lambda attempt: attempt.started_ms)
-    return any(b.started_ms < a.ended_ms - 1.0 for a, b in pairwise(ordered))
 
 
 def _context_length(trace: Trace) -> int:

@@ -31,3 +31,5 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     key_name: str = ""  # of the client's API key
     earlier: tuple[RouteDecision, ...] = ()
     trace_parent: str = ""  # W3C's `traceparent`, as the client sent it
+    hedged: bool = False  # two attempts were under way at once
+    continued: bool = False  # a stream that broke off was brought to its end by another node

@@ -22,9 +22,6 @@ from ollama_herd.router.dispatcher import Refused
 from ollama_herd.router.exchange import Exchange
 from ollama_herd.router.unload import make_room
 
-CONTINUED = "continued"
-"""Tag of a trace whose answer came from more than one node."""
-
 
 class Broken:
     """A stream that broke: how, what the client has, and the engine's own last words."""
@@ -109,7 +106,7 @@ class _Sequel:
                 return False
             outcome, detail = await self._part(how, call, candidate)
             if outcome is OutcomeKind.COMPLETED:
-                journal.tags = (*journal.tags, CONTINUED)
+                journal.continued = True
                 journal.end(outcome, status=200)
                 exchange.reply.finish()
                 parts.dispatcher.finished(exchange.lease, outcome, None)

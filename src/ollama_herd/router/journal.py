@@ -25,10 +25,12 @@ class Journal:
         "_candidate",
         "arrived_s",
         "attempts",
+        "continued",
         "decision",
         "earlier",
         "error",
         "first_byte_ms",
+        "hedged",
         "key_name",
         "queue_ms",
         "refusal",
@@ -56,6 +58,7 @@ class Journal:
         self.usage: Usage | None = None
         self.refusal: Refusal | None = None
         self.tags: tuple[str, ...] = ()
+        self.hedged = self.continued = False
         self.trace_parent = ""  # of the client's own span
         self.key_name = ""  # of the client's API key
         self._candidate: Candidate | None = None
@@ -86,6 +89,7 @@ class Journal:
 
     def begin_beside(self, decision: RouteDecision) -> None:
         """A second attempt starts beside the one under way."""
+        self.hedged = True
         self.earlier = (*self.earlier, decision)
 
     def refused(self, refuse: Refused) -> None:
@@ -198,4 +202,6 @@ class Journal:
             key_name=self.key_name,
             earlier=self.earlier,
             trace_parent=self.trace_parent,
+            hedged=self.hedged,
+            continued=self.continued,
         )

@@ -60,6 +60,8 @@ class TraceRow(msgspec.Struct, frozen=True):
     prompt_tokens: int | None
     output_tokens: int | None
     attempt_count: int
+    hedged: bool
+    continued: bool
 
 
 class CandidateView(msgspec.Struct, frozen=True):

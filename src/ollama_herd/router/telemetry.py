@@ -140,6 +140,8 @@ class Telemetry:
             "herd.request.id": request.request_id,
             "herd.queue.duration_ms": trace.queue_ms,
             "herd.attempts": len(trace.attempts),
+            "herd.hedged": trace.hedged,
+            "herd.continued": trace.continued,
         }
         if trace.node_id:
             found["herd.node.id"] = trace.node_id

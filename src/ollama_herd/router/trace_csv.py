@@ -33,6 +33,8 @@ COLUMNS: Final = (
     "prompt_tokens",
     "output_tokens",
     "reason",
+    "hedged",
+    "continued",
 )
 """Fields of StoredTrace; after them the tags, separated by `;`."""
 

@@ -191,5 +191,7 @@ def _trace_of(row: dict[str, Any], texts: Mapping[int, str]) -> StoredTrace:
         attempts=record.tried(),
         refusal=refusal,
         earlier=record.decided_before(),
+        hedged=record.hedged,
+        continued=record.continued,
         **row,  # what is called the same
     )

@@ -117,6 +117,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     attempts: tuple[KeptAttempt, ...] = ()
     refusal: KeptRefusal | None = None
     earlier: tuple[KeptDecision, ...] = ()
+    hedged: bool = False
+    continued: bool = False
 
     def decided(self) -> StoredDecision | None:
         """The decision, None also when it cannot be read."""

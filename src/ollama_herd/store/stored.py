@@ -95,6 +95,8 @@ class StoredTrace(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
     refusal: StoredRefusal | None
     earlier: tuple[StoredDecision, ...] = ()
+    hedged: bool = False  # as in `core.trace.Trace`; False for what older versions wrote
+    continued: bool = False
 
     @property
     def cursor(self) -> str:

@@ -1,4 +1,5 @@
 // The signals of a routing decision: what each term of a candidate's cost means.
+import type { TraceRow } from "./types";
 
 export interface Signal {
   field: string;
@@ -73,6 +74,15 @@ export const OUTCOMES: Record<string, string> = {
   truncated: "broke off",
   cancelled: "client left",
 };
+
+/** What the route went through, "" where the first node answered. */
+export function tries(row: Pick<TraceRow, "attempt_count" | "hedged" | "continued">): string {
+  if (row.attempt_count < 2) return "";
+  const told = [`${row.attempt_count} attempts`];
+  if (row.hedged) told.push("two at once, as the first was silent");
+  if (row.continued) told.push("the answer broke off and another node went on");
+  return told.join("; ");
+}
 
 /** An enum value as words. */
 export function words(value: string): string {

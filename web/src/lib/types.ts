@@ -137,6 +137,8 @@ export interface TraceRow {
   prompt_tokens: number | null;
   output_tokens: number | null;
   attempt_count: number;
+  hedged: boolean;
+  continued: boolean;
 }
 
 export interface Attempt {
