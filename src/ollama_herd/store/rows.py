@@ -72,8 +72,7 @@ def row_of(trace: Trace) -> Row:
     )
     decision, started_ms = trace.decision, attempts[-1].started_ms if attempts else -1.0
     if trace.earlier or trace.hedged or trace.continued:
-        earlier = [_kept(decision) for decision in trace.earlier]
-        record = (*record, earlier, trace.hedged, trace.continued)
+        record += ([_kept(earlier) for earlier in trace.earlier], trace.hedged, trace.continued)
         decision, started_ms = _first_to_answer(trace)
     predicted_ttft_ms = predicted_total_ms = None
     if decision is not None and decision.answer_ms >= 0 and started_ms >= 0:
