@@ -33,6 +33,9 @@ FULL_DISK_BYTES = 10**8
 CLOCK_SKEW_S = 5.0
 """Clocks that are set by the network agree within a second; this leaves room for a slow answer."""
 
+UFW, FIREWALLD = Path("/etc/ufw/ufw.conf"), Path("/run/firewalld")
+"""What tells that one of the two usual firewalls of Linux is switched on, readable for all."""
+
 _MOST_BYTES = 64 << 20
 
 
@@ -74,10 +77,11 @@ def firewall_findings(ports: str) -> Iterator[Finding]:
 def _firewall() -> str:
     if sys.platform == "darwin" or sys.platform == "win32":
         return ""  # both ask by themselves when a program first listens
-    with suppress(OSError):
-        if "ENABLED=yes" in Path("/etc/ufw/ufw.conf").read_text(encoding="utf-8"):
-            return "ufw"
-    return "firewalld" if Path("/run/firewalld").exists() else ""
+    else:  # a type checker follows platforms only so
+        with suppress(OSError):
+            if "ENABLED=yes" in UFW.read_text(encoding="utf-8"):
+                return "ufw"
+        return "firewalld" if FIREWALLD.exists() else ""
 
 
 def is_open(host: str, port: int) -> bool:

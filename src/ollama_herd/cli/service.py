@@ -33,14 +33,15 @@ def services_here(run_as: str | None) -> Services:
 
         _refuse(run_as)
         return Launchd(os.getuid())
-    if sys.platform == "win32":
+    elif sys.platform == "win32":
         from ollama_herd.services.windows import TaskScheduler  # noqa: PLC0415
 
         _refuse(run_as)
         return TaskScheduler()
-    from ollama_herd.services.systemd import Systemd  # noqa: PLC0415
+    else:  # a type checker follows platforms only so
+        from ollama_herd.services.systemd import Systemd  # noqa: PLC0415
 
-    return Systemd(run_as)
+        return Systemd(run_as, uid=os.geteuid())
 
 
 def _refuse(run_as: str | None) -> None:

@@ -14,13 +14,10 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 
 class Systemd:
     """`run_as`: the system's systemd, which starts at boot, with the service as that user; None:
-    the user's own, from login to logout.
+    the user's own, from login to logout. `uid` is who asks.
     """
 
-    def __init__(
-        self, run_as: str | None = None, *, uid: int | None = None, units: Path | None = None
-    ) -> None:
-        uid = os.geteuid() if uid is None else uid
+    def __init__(self, run_as: str | None = None, *, uid: int, units: Path | None = None) -> None:
         self._run_as = run_as
         self._scope = () if run_as else ("--user",)
         self._units = units or (SYSTEM_UNITS if run_as else _user_units())
