@@ -25,7 +25,7 @@ from ollama_herd.core.fleet import (
 )
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
-from ollama_herd.core.node import EngineKind, LoadedModel, NodeStatus, Reach
+from ollama_herd.core.node import EngineKind, LoadedModel, NodeStatus, Reach, Vitals
 from ollama_herd.core.predict import Predictor
 from tests.core.fleets import engine, fleet_of, model, report
 
@@ -33,13 +33,13 @@ NODES = ["a", "b"]
 MODELS = [model("one"), model("two")]
 
 reports = st.builds(
-    lambda node_id, boot, seq, leaving, models, error, delta: report(
+    lambda node_id, boot, seq, leaving, models, error, more: report(
         node_id,
         [engine(models, error=error)],
         boot=boot,
         seq=seq,
         leaving=leaving,
-        **dict.fromkeys(delta),
+        **more,
     ),
     st.sampled_from(NODES),
     st.integers(1, 3),
@@ -47,7 +47,13 @@ reports = st.builds(
     st.booleans(),
     st.lists(st.sampled_from(MODELS), unique=True),
     st.sampled_from(["", "refused"]),
-    st.sets(st.sampled_from(["platform", "vitals"])),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "platform": st.none(),
+            "vitals": st.sampled_from([None, Vitals(), Vitals(quiet_until="07:00")]),
+        },
+    ),
 )
 deltas = reports.map(lambda r: msgspec.structs.replace(r, engines=None))
 events = st.one_of(
@@ -133,7 +139,7 @@ def test_each_replica_is_usable_or_not_and_listed_once(history):
                 for replica in replicas:
                     node = fleet.nodes[replica.node_id]
                     found = next(e for e in node.engines if e.engine_id == replica.engine_id)
-                    usable = node.status in USABLE and not node.draining and not found.error
+                    usable = takes_requests(node) and not found.error
                     assert usable is expected
                     assert canonical_name(replica.model.name) == key
         listed = sum(len(r) for i in (fleet.replicas, fleet.unusable) for r in i.values())
@@ -157,8 +163,12 @@ def test_indexes_are_those_of_a_fleet_made_at_once(history):
                 assert sorted(replicas, key=place) == sorted(expected[key], key=place)
 
 
+def takes_requests(node):
+    return node.status in USABLE and not node.draining and not node.vitals.quiet_until
+
+
 def is_used(node, told):
-    return node.status in USABLE and not node.draining and not told.error
+    return takes_requests(node) and not told.error
 
 
 def place(replica):

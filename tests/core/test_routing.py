@@ -65,7 +65,10 @@ def test_deciding_twice_gives_the_same_answer(reports, asked):
     assert decide(asked, fleet, load, predictor, 1.0) == decide(asked, fleet, load, predictor, 1.0)
 
 
-@given(fleets, requests, st.sampled_from(["draining", "offline", "broken", "excluded"]))
+NIGHT = Vitals(quiet_until="07:00")
+
+
+@given(fleets, requests, st.sampled_from(["draining", "quiet", "offline", "broken", "excluded"]))
 def test_an_ineligible_node_changes_nothing(reports, asked, how):
     alone = deciding(fleet_of(reports), asked)
     broken = "no answer" if how == "broken" else ""
@@ -74,6 +77,9 @@ def test_an_ineligible_node_changes_nothing(reports, asked, how):
     excluded = frozenset()
     if how == "draining":
         fleet = apply(fleet, NodeDrained("extra", draining=True), 0.0)
+    elif how == "quiet":
+        night = report("extra", [engine([model(NAME)], [NAME])], seq=2, vitals=NIGHT)
+        fleet = fleet_of([night], 0.0, fleet)
     elif how == "offline":
         gone = report("extra", [engine([model(NAME)], [NAME])], seq=2, leaving=True)
         fleet = fleet_of([gone], 0.0, fleet)
@@ -84,6 +90,7 @@ def test_an_ineligible_node_changes_nothing(reports, asked, how):
     assert [r for r in decision.eliminated if r.node_id != "extra"] == list(alone.eliminated)
     expected = {
         "draining": Eliminated.DRAINING,
+        "quiet": Eliminated.QUIET_HOURS,
         "offline": Eliminated.OFFLINE,
         "broken": Eliminated.ENGINE_ERROR,
         "excluded": Eliminated.ALREADY_TRIED,

@@ -355,6 +355,41 @@ def test_a_model_on_no_usable_node_is_refused_with_the_reasons():
     assert "studio (engine error: refused)" in effect.refusal.message
 
 
+def test_quiet_hours_keep_new_requests_away_and_let_end_what_runs():
+    case = Case(node("studio"))
+    running, granted = case.ask()
+    assert place(granted) == "studio"
+    waiting, held = case.ask()
+    assert held is None
+    night = Vitals(quiet_until="07:00")
+    case.hear(node("studio", seq=2, vitals=night))
+    _, effect = case.ask()
+    assert effect.refusal.kind is RefusalKind.NO_NODE
+    assert effect.refusal.retry_after_s == 60
+    assert effect.refusal.message == (
+        f"no node can run '{NAME}' now: studio (quiet hours until 07:00); "
+        "ask again when they are over, or pull the model on another node"
+    )
+    assert case.scheduler.queue(case.now_s).in_flight == 1
+    assert not case.end(running)
+    assert case.scheduler.queue(case.now_s).in_flight == 0
+    (effect,) = case.hear(node("studio", seq=3))
+    assert (effect.request_id, place(effect)) == (waiting.request_id, "studio")
+
+
+def test_who_waits_goes_elsewhere_when_quiet_hours_begin():
+    case = Case(node("studio"), node("tower"))
+    first = place(case.ask()[1])
+    second, granted = case.ask()
+    assert place(granted) != first
+    waiting, _ = case.ask()
+    case.hear(node(first, seq=2, vitals=Vitals(quiet_until="mon 07:00")))
+    assert waiting.request_id not in case.granted
+    (effect,) = case.end(second)
+    assert effect.request_id == waiting.request_id
+    assert place(effect) != first
+
+
 def test_the_reason_is_the_one_of_now():
     case = Case(node("mini"))
     case.fleet = apply(case.fleet, NodeDrained("mini", draining=True), 0.0)

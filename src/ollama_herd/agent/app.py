@@ -26,6 +26,7 @@ from ollama_herd.agent.engine_watch import (
 )
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import Identity, NodeKeys, load_identity, next_boot
+from ollama_herd.agent.quiet import QuietHours
 from ollama_herd.agent.reach import is_this_machine
 from ollama_herd.agent.relay import Relay
 from ollama_herd.agent.report import About, Sections
@@ -84,6 +85,7 @@ class _Agent:
         self._identity = identity
         self._boot = boot
         self._collector = Collector(settings.home)
+        self._quiet = QuietHours(settings.quiet_hours, self._say)
 
     async def start(self, stack: AsyncExitStack, routers: Routers | None) -> None:
         """Start what others connect to, and look at what there is to report.
@@ -168,7 +170,11 @@ class _Agent:
     def _sections(self) -> Sections:
         return Sections(
             self._collector.platform(),
-            msgspec.structs.replace(self._collector.vitals(), doing=self._services.doing()),
+            msgspec.structs.replace(
+                self._collector.vitals(),
+                doing=self._services.doing(),
+                quiet_until=self._quiet.until(),
+            ),
             self._engines.reports() + self._services.reports(),
         )
 

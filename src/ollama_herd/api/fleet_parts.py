@@ -129,7 +129,10 @@ def health_part(health: Health) -> HealthPart:
 def usable_nodes(fleet: Fleet) -> int:
     """How many nodes take requests."""
     nodes = fleet.nodes.values()
-    return sum(n.status is not NodeStatus.OFFLINE and not n.draining for n in nodes)
+    return sum(
+        n.status is not NodeStatus.OFFLINE and not n.draining and not n.vitals.quiet_until
+        for n in nodes
+    )
 
 
 def totals_part(fleet: Fleet, version: str) -> TotalsPart:

@@ -56,6 +56,7 @@ def herd_node(  # noqa: PLR0913 - an argument an option
     join_key: Annotated[str | None, _option("join_key", "KEY")] = None,
     relay_port: Annotated[str | None, _option("relay_port", "PORT")] = None,
     slots: Annotated[str | None, _option("slots", "N")] = None,
+    quiet_hours: Annotated[list[str] | None, _option("quiet_hours", "RANGE")] = None,
     log_level: Annotated[str | None, _option("log_level", "LEVEL")] = None,
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True)
@@ -73,6 +74,7 @@ def herd_node(  # noqa: PLR0913 - an argument an option
         "join_key": join_key,
         "relay_port": relay_port,
         "slots": slots,
+        "quiet_hours": quiet_hours,
         "log_level": log_level,
     }
     if context.invoked_subcommand is not None:

@@ -193,7 +193,7 @@ def _show_all(router: str | None, *, as_json: bool) -> None:
 def _row(node: NodeEntry) -> tuple[object, ...]:
     return (
         node.name,
-        "draining" if node.draining else node.status.value,
+        show.node_status(node.status, node.vitals, draining=node.draining),
         f"{show.span(max(0.0, node.last_report_age_s))} ago",
         node.address,
         f"{node.platform.system} {node.platform.machine}".strip() or "·",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from ollama_herd.core.node import NodeStatus, Vitals
+
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _STYLES = {
     "online": "green", "late": "yellow", "restored": "yellow", "offline": "red",
@@ -51,6 +53,15 @@ def text(value: object, style: str = "") -> "Text":
     from rich.text import Text  # noqa: PLC0415
 
     return Text(clean(str(value)), style=style or _STYLES.get(str(value), ""))
+
+
+def node_status(status: "NodeStatus", vitals: "Vitals", *, draining: bool) -> str:
+    """What a node does, in a word or two."""
+    if draining:
+        return "draining"
+    if vitals.quiet_until and status.value != "offline":
+        return f"quiet until {vitals.quiet_until}"
+    return status.value
 
 
 def clean(value: str, most: int = 300) -> str:

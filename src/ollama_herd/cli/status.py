@@ -45,12 +45,11 @@ def overview(fleet: FleetView, url: str) -> RenderableType:
 
 
 def _node(node: NodeView) -> tuple[object, ...]:
-    status = "draining" if node.draining else node.status.value
     vitals = node.vitals
     loaded = [name for engine in node.engines for name in engine.loaded]
     return (
         node.name,
-        status,
+        show.node_status(node.status, vitals, draining=node.draining),
         _share(
             vitals.memory_total_bytes - vitals.memory_available_bytes, vitals.memory_total_bytes
         ),

@@ -9,6 +9,7 @@ from ollama_herd.config.load import (
     flag_of,
     load,
 )
+from ollama_herd.config.quiet import parse_quiet_hours, until_text
 from ollama_herd.config.settings import (
     API_KEY_VARIABLE,
     HOME_VARIABLE,
@@ -36,4 +37,6 @@ __all__ = [
     "default_text",
     "flag_of",
     "load",
+    "parse_quiet_hours",
+    "until_text",
 ]

@@ -18,6 +18,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from ollama_herd.config.quiet import as_quiet_hours
+
 HOME_VARIABLE = "HERD_HOME"
 """Where all state and the settings files live, for `herd` and `herd-node` alike."""
 
@@ -405,4 +407,9 @@ class NodeSettings(Settings):
     slots: Count | None = Field(
         None,
         description="requests of one model that an engine runs at once; learned when not given",
+    )
+    quiet_hours: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_quiet_hours)] = Field(
+        default=(),
+        description="when this node takes no new requests, by its own clock: 22:00-07:00, or "
+        "mon-fri 22:00-07:00; several with commas",
     )

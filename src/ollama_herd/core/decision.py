@@ -16,6 +16,7 @@ class Eliminated(enum.StrEnum):
 
     OFFLINE = "offline"  # its node is silent or said goodbye
     DRAINING = "draining"  # its node takes no new requests
+    QUIET_HOURS = "quiet_hours"  # by its own settings it takes none at this time of the week
     ENGINE_ERROR = "engine_error"  # the agent cannot use the engine now
     DOES_NOT_FIT = "does_not_fit"  # larger than the machine's whole memory
     MISSING_CAPABILITY = "missing_capability"  # the model does something else than was asked

@@ -53,6 +53,8 @@ def unusable(replica: Replica, nodes: Mapping[str, Node], *, cloud: bool) -> Rej
         reason, detail = Eliminated.OFFLINE, ""
     elif node.draining:
         reason, detail = Eliminated.DRAINING, ""
+    elif node.vitals.quiet_until:
+        reason, detail = Eliminated.QUIET_HOURS, f"until {node.vitals.quiet_until}"
     elif replica.is_cloud and not cloud:
         reason, detail = Eliminated.CLOUD_MODEL, replica.model.remote_host
     else:

@@ -114,14 +114,14 @@ class Listed(msgspec.Struct, frozen=True):
     model_key: str
     replica: Replica
     is_usable: bool
-    because: tuple[NodeStatus, bool, str] | None = None
+    because: tuple[NodeStatus, bool, str, str] | None = None
 
 
 class Fleet(msgspec.Struct, frozen=True):
     """All nodes and, by canonical model name, the replicas on usable nodes.
 
-    `unusable` holds the replicas of known nodes that cannot be used now (offline, draining,
-    engine not answering), so that a refusal can say why. `revision` grows with each change.
+    `unusable` holds the replicas of known nodes that cannot be used now (offline, draining, quiet
+    hours, engine not answering), so that a refusal can say why. `revision` grows with each change.
     `listed` has the same replicas by node; it is there for the next `apply`. `missed_s` is as of
     the last tick. `stuck` are runners that hang on engines that look healthy. Models that Ollama's
     cloud runs are `unusable` unless `cloud_models` is set.
@@ -243,6 +243,7 @@ def _serves_the_same(before: Node, after: Node) -> bool:
         and before.relay_port == after.relay_port
         and before.relay_key == after.relay_key
         and before.draining == after.draining
+        and before.vitals.quiet_until == after.vitals.quiet_until
     )
 
 
@@ -345,11 +346,12 @@ def _list(node: Node, before: tuple[Listed, ...], *, cloud: bool) -> tuple[Liste
     Models of Ollama's cloud can be used where `cloud` says so.
     """
     known = {(entry.model_key, entry.replica.engine_id): entry for entry in before}
-    node_usable = node.status in USABLE and not node.draining
+    quiet_until = node.vitals.quiet_until
+    node_usable = node.status in USABLE and not node.draining and not quiet_until
     entries = []
     for engine in node.engines:
         engine_usable = node_usable and not engine.error
-        because = (node.status, node.draining, engine.error)
+        because = (node.status, node.draining, engine.error, quiet_until)
         for replica in engine_replicas(node, engine):
             is_usable = engine_usable and (cloud or not replica.is_cloud)
             key = canonical_name(replica.model.name)

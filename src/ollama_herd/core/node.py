@@ -159,6 +159,7 @@ class Vitals(msgspec.Struct, frozen=True, omit_defaults=True):
     foreign_load_percent: float | None = None  # CPU used by others than engines and agent
     gpus: tuple[Gpu, ...] = ()
     doing: tuple[Label, ...] = ()  # what the agent's own services work on: `z-image: step 3 of 20`
+    quiet_until: Label = ""  # `07:00` of its own clock while its quiet hours last
 
 
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True):

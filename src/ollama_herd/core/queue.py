@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ollama_herd.core.decision import Rejected
+from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.load import Load
 from ollama_herd.core.request import InferenceRequest, Kind, Priority, Refusal, RefusalKind
@@ -156,9 +156,12 @@ def refusal(
         )
         return Refusal(kind, text, retry_s)
     text = f"no node can run '{request.model}' now"
+    what = "start one of them"
     if rejected:
         text += ": " + ", ".join(_because(r, fleet) for r in rejected)
-    return Refusal(kind, f"{text}; start one of them, or pull the model on another node", retry_s)
+        if all(r.reason is Eliminated.QUIET_HOURS for r in rejected):
+            what, retry_s = "ask again when they are over", RETRY_AFTER_MAX_S
+    return Refusal(kind, f"{text}; {what}, or pull the model on another node", retry_s)
 
 
 def cloud_refusal(model: str) -> Refusal:
@@ -174,4 +177,5 @@ def _because(rejected: Rejected, fleet: Fleet) -> str:
     node = fleet.nodes.get(rejected.node_id)
     name = node.name if node is not None else rejected.node_id
     reason = rejected.reason.value.replace("_", " ")
-    return f"{name} ({reason}{': ' + rejected.detail if rejected.detail else ''})"
+    joint = " " if rejected.reason is Eliminated.QUIET_HOURS else ": "
+    return f"{name} ({reason}{joint + rejected.detail if rejected.detail else ''})"

@@ -227,6 +227,7 @@ _HISTOGRAMS: Sequence[tuple[str, str, Callable[[Counts], Histogram]]] = (
 _NODE: Sequence[tuple[str, str, Callable[[Node], float]]] = (
     ("up", "Whether requests may go there.", lambda n: n.status is not NodeStatus.OFFLINE),
     ("draining", "Whether it takes no new requests.", lambda n: n.draining),
+    ("quiet", "Whether its quiet hours last.", lambda n: bool(n.vitals.quiet_until)),
     ("cpu_ratio", "How busy its processors are.", lambda n: n.vitals.cpu_percent / 100.0),
     ("memory_total_bytes", "Its memory.", lambda n: n.vitals.memory_total_bytes),
     ("memory_available_bytes", "Memory to be had.", lambda n: n.vitals.memory_available_bytes),

@@ -52,6 +52,7 @@ export function reach(cost: Record<string, number>): number {
 export const ELIMINATED: Record<string, string> = {
   offline: "the node is silent or said goodbye",
   draining: "the node takes no new requests",
+  quiet_hours: "the node takes no new requests at this time of the week",
   engine_error: "its agent cannot use the engine",
   does_not_fit: "the model is larger than the machine's memory",
   missing_capability: "the model there does something else than was asked",

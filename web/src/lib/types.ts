@@ -26,6 +26,7 @@ export interface Vitals {
   pressure?: "normal" | "warn" | "critical";
   gpus?: Gpu[];
   doing?: string[];
+  quiet_until?: string;
 }
 
 export interface NodePart {

@@ -29,7 +29,7 @@ SWAP_SHARE = 0.1
 
 
 def node_state(snapshot: Snapshot) -> Iterator[Seen]:
-    """Offline, late, hot, draining."""
+    """Offline, late, hot, draining, quiet."""
     fleet = snapshot.fleet
     for node in fleet.nodes.values():
         silent_s = snapshot.now_s - node.last_report_s
@@ -57,6 +57,12 @@ def node_state(snapshot: Snapshot) -> Iterator[Seen]:
         elif node.draining:
             text = f"draining: takes no new requests; {_running(snapshot, key)} still run"
             advice = "Nothing, if you asked for it; `herd nodes undrain` takes it back into use."
+            yield Seen(Severity.INFO, key, name, text, advice, node_id=key)
+        elif node.vitals.quiet_until:
+            running = _running(snapshot, key)
+            until = plain(node.vitals.quiet_until)
+            text = f"quiet hours until {until}: takes no new requests; {running} still run"
+            advice = "Nothing, if that is wanted; `quiet_hours` of its herd-node says when."
             yield Seen(Severity.INFO, key, name, text, advice, node_id=key)
 
 
@@ -105,7 +111,8 @@ def unused_memory(snapshot: Snapshot) -> Iterator[Seen]:
     for node in _present(snapshot):
         vitals = node.vitals
         free, total = vitals.memory_available_bytes, vitals.memory_total_bytes
-        if node.draining or not node.engines or plain(node.name) in short:
+        is_out = node.draining or node.vitals.quiet_until
+        if is_out or not node.engines or plain(node.name) in short:
             continue
         is_idle = not any(engine.loaded for engine in node.engines)
         if free >= UNUSED_BYTES and (is_idle or free >= UNUSED_SHARE * total):

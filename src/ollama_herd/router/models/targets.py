@@ -54,7 +54,10 @@ def named_targets(fleet: Fleet, wanted: str) -> list[Target]:
 
 def holders(fleet: Fleet, model: str, *, served_only: bool = False) -> list[Target]:
     """The usable Ollamas that have the model; with `served_only` the one digest that is served."""
-    replicas = fleet.replicas.get(canonical_name(model), ())
+    key = canonical_name(model)
+    # Quiet hours keep requests away, not what somebody asks for who manages models.
+    quiet = tuple(r for r in fleet.unusable.get(key, ()) if _is_quiet(fleet, r) and not r.is_cloud)
+    replicas = (*fleet.replicas.get(key, ()), *quiet)
     digest = served_digest(replicas) if served_only else ""
     having = {
         (r.node_id, r.engine_id)
@@ -98,7 +101,8 @@ def any_targets(fleet: Fleet) -> list[Target]:
 
 def log_absent_holders(fleet: Fleet, model: str, doing: str) -> None:
     """Nodes that are away keep what they have: say so, as nobody will tell them later."""
-    away = fleet.unusable.get(canonical_name(model), ())
+    gone = fleet.unusable.get(canonical_name(model), ())
+    away = [replica for replica in gone if not _is_quiet(fleet, replica)]
     if away:
         names = sorted({fleet.nodes[replica.node_id].name for replica in away})
         _log.warning("nodes that cannot be used now keep the model", doing=doing, nodes=names)
@@ -113,6 +117,10 @@ def is_usable(fleet: Fleet, target: Target) -> bool:
     """Whether the node of a target is still there."""
     node = fleet.nodes.get(target.node_id)
     return node is not None and node.status in USABLE
+
+
+def _is_quiet(fleet: Fleet, replica: Replica) -> bool:
+    return bool(fleet.nodes[replica.node_id].vitals.quiet_until)
 
 
 def _targets_of(node: Node) -> list[Target]:
