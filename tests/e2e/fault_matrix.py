@@ -1,27 +1,33 @@
 """Every fault at every endpoint: a herd of two nodes whose first one is bad, counted exactly.
 
 Each cell has a model of its own, so that no replica's record of one cell reaches the next. Before
-the fault, the bad node answers quicker than the good one, so that routing prefers it.
+the fault, only the bad node has the model loaded, so that routing prefers it, and the cell begins
+when it does. A cell in which no request met the fault has shown nothing: it says so.
 """
 
-import json
 import statistics
-import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ollama_herd import clock
-from tests.e2e.processes import Herd, Node
-from tests.fakes.models import embedding_model, model
+from tests.e2e.fault_reading import Read, read
+from tests.e2e.processes import Herd, Node, wait_until
+from tests.fakes.models import FakeModel, model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Response, call
 from tests.fakes.state import Fault, Settings
 
 CHAT = {"messages": [{"role": "user", "content": "Tell me"}]}
 ANSWER_TOKENS = 12
+
+LONE = "only-bad"
+"""The model that the good node has not."""
+
+MAX_WASTED = 3
 
 LIMITS = {
     "HERD_HEDGE_FLOOR_S": "0.4",
@@ -45,10 +51,21 @@ FAULTS: tuple[str, ...] = (
     Fault.CLEAN_END,
     Fault.ERROR_MID_STREAM,
     Fault.STALL_MID_STREAM,
+    Fault.GARBAGE_MID_STREAM,
 )
 MID_STREAM = frozenset(
-    {Fault.CUT_MID_STREAM, Fault.CLEAN_END, Fault.ERROR_MID_STREAM, Fault.STALL_MID_STREAM}
+    {
+        Fault.CUT_MID_STREAM,
+        Fault.CLEAN_END,
+        Fault.ERROR_MID_STREAM,
+        Fault.STALL_MID_STREAM,
+        Fault.GARBAGE_MID_STREAM,
+    }
 )
+"""In an answer that is no stream they break it in its middle."""
+
+RUNS = 3
+"""A cell whose fault no request met is run again: an engine's node may have told of it first."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,8 @@ class Form:
             return {"model": name, "input": "Tell me"}
         if self.path in ("/api/generate", "/v1/completions"):
             return {**asked, "prompt": "Tell me"}
+        if self.path == "/v1/responses":
+            return {**asked, "input": "Tell me"}
         if self.path == "/v1/messages":
             return {**asked, **CHAT, "max_tokens": ANSWER_TOKENS}
         if self.path == "/v1/chat/completions" and self.is_stream:
@@ -81,6 +100,7 @@ PATHS = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/messages",
+    "/v1/responses",
 )
 FORMS = (
     *(Form(path, is_stream) for path in PATHS for is_stream in (True, False)),
@@ -89,24 +109,34 @@ FORMS = (
 
 
 def cells() -> list[tuple[str, Form]]:
-    """All that mean something: an embedding has no middle of a stream."""
+    """All of them: an embedding has no stream, so no line of one that tells of an error."""
     return [(f, form) for f in FAULTS for form in FORMS if not _is_void(f, form)]
 
 
 def _is_void(fault: str, form: Form) -> bool:
-    return form.path == "/api/embed" and fault in MID_STREAM
+    return form.path == "/api/embed" and fault == Fault.ERROR_MID_STREAM
+
+
+def is_continued(fault: str, form: Form) -> bool:
+    """Whether a whole answer is promised; `/v1/responses` gets an error once text was said."""
+    is_cut_text = fault in MID_STREAM and form.is_stream
+    return not (is_cut_text and form.path == "/v1/responses")
 
 
 @dataclass
 class Cell:
-    """What twelve requests came to. `told` ended with an error, `silent` looked whole but was not.
+    """What its requests came to. `told` ended with an error, `silent` looked whole but was not.
 
-    `wasted` are requests that reached the bad node after it went bad.
+    `met` are requests that had to do with the bad node after it went bad, `wasted` the attempts
+    that reached it. `added_ms` is what the fault cost those that met it, on average.
     """
 
     fault: str
     form: Form
+    requests: int = 0
+    at_once: int = 1
     completed: int = 0
+    met: int = 0
     told: int = 0
     silent: int = 0
     wrong_text: int = 0
@@ -115,6 +145,14 @@ class Cell:
     added_ms: float = 0.0
     worst_ms: float = 0.0
     seen: list[str] = field(default_factory=list)
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether the herd did here what it promises, and had to."""
+        most_wasted = MAX_WASTED + self.at_once - 1  # some were on their way when it was barred
+        lost = self.silent or self.wrong_text or self.wrong_counts or self.wasted > most_wasted
+        answered = self.completed + (0 if is_continued(self.fault, self.form) else self.told)
+        return self.met > 0 and not lost and answered == self.requests
 
 
 @dataclass
@@ -126,40 +164,56 @@ class Rig:
     good: FakeOllama
     used: int = 0
 
-    def run(self, fault: str, form: Form, requests: int = 12) -> Cell:
-        """One cell."""
-        name = f"m{self.used}" if form.path != "/api/embed" else f"e{self.used}"
+    def run(self, fault: str, form: Form, requests: int = 12, at_once: int = 1) -> Cell:
+        """One cell, `at_once` requests at a time."""
+        cell = Cell(fault, form)
+        for _ in range(RUNS):
+            cell = self._run(fault, form, requests, at_once)
+            if cell.met:
+                break
+        return cell
+
+    def _run(self, fault: str, form: Form, requests: int, at_once: int) -> Cell:
+        kind = "e" if form.path == "/api/embed" else "m"
+        body = form.body(f"{kind}{self.used}")
         self.used += 1
-        body = form.body(name)
-        wanted = read(form, self.good.direct(form.path, body))
+        wanted = read(form, call(self.bad.port, "POST", form.path, body))
+        assert wanted.is_whole, wanted
         self._prefer_the_bad(form, body)
         healthy_ms = statistics.median(self.timed(form, body)[1] for _ in range(3))
-        cell = Cell(fault, form)
+        cell = Cell(fault, form, requests, at_once)
         before = self.bad.counters.by_path[form.path]
         self._break(fault)
-        times = []
+        added_ms = []
         try:
-            for _ in range(requests):
-                answer, took_ms = self.timed(form, body)
-                times.append(took_ms - healthy_ms)
-                _count(cell, answer, wanted)
+            with ThreadPoolExecutor(at_once) as clients:
+                for answer, took_ms in clients.map(
+                    lambda _: self.timed(form, body), range(requests)
+                ):
+                    _count(cell, answer, wanted)
+                    if _attempts(answer) > 1 or answer.header("x-herd-node") == "bad":
+                        added_ms.append(took_ms - healthy_ms)
+                    if fault == REFUSE:
+                        cell.wasted += max(0, _attempts(answer) - 1)
         finally:
             self._mend(fault)
-        cell.wasted = self.bad.counters.by_path[form.path] - before
-        cell.added_ms, cell.worst_ms = statistics.mean(times), max(times)
+        if fault != REFUSE:
+            cell.wasted = self.bad.counters.by_path[form.path] - before
+        cell.met = len(added_ms)
+        if added_ms:
+            cell.added_ms, cell.worst_ms = statistics.mean(added_ms), max(added_ms)
         return cell
 
     def _prefer_the_bad(self, form: Form, body: dict[str, Any]) -> None:
-        """Both answer, the good one slower, until the other one is chosen whenever it is free."""
-        for _ in range(10):
-            both = [threading.Thread(target=self.timed, args=(form, body)) for _ in range(2)]
-            for thread in both:
-                thread.start()
-            for thread in both:
-                thread.join()
-            nodes = [self.timed(form, body)[0].header("x-herd-node") for _ in range(2)]
-            if nodes == ["bad", "bad"]:
-                return
+        """Until request after request goes there, however it was left by the cell before."""
+        lone = Form("/api/chat", is_stream=False)
+        answer, _ = self.timed(lone, lone.body(LONE))  # an answer ends the rest of its engine
+        assert answer.status == 200, answer.body
+        wait_until(
+            lambda: {self.timed(form, body)[0].header("x-herd-node") for _ in range(2)} == {"bad"},
+            10,
+            "the node that will go bad to be preferred",
+        )
 
     def timed(self, form: Form, body: dict[str, Any]) -> tuple[Response, float]:
         begun_s = clock.monotonic_s()
@@ -176,115 +230,54 @@ class Rig:
         self.bad.heal()
         if fault == REFUSE:
             self.bad.listen()
-            self.herd.wait_models("only-bad:latest")
-
-
-class _Engine(FakeOllama):
-    def direct(self, path: str, body: dict[str, Any]) -> Response:
-        """Straight to it, past the herd."""
-        return call(self.port, "POST", path, body)
+            self.herd.wait_models(f"{LONE}:latest")
 
 
 @contextmanager
 def rig(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Rig]:
     """A standing pair with enough models for every cell."""
-    count = len(FAULTS) * len(FORMS) * 2
-    shared = [model(f"m{i}") for i in range(count)]
-    shared.append(model("only-for-hedges"))
-    shared += [embedding_model(f"e{i}") for i in range(count)]
+    shared = [_small(f"m{i}", "completion") for i in range(RUNS * len(cells()))]
+    shared += [_small(f"e{i}", "embedding") for i in range(RUNS * len(cells()))]
+    shared.append(_small("only-for-hedges", "completion"))
     common: dict[str, Any] = {
-        "is_frozen": True,
         "num_parallel": 4,
         "max_loaded": 10_000,
         "answer_tokens": ANSWER_TOKENS,
     }
-    bad = _Engine([*shared, model("only-bad")], Settings(**common))
-    good = _Engine(shared, Settings(**common, prefill_ms=40))
+    # Not frozen: the ids of its answers are others than those of the good one.
+    bad = FakeOllama([*shared, model(LONE)], Settings(**common))
+    good = FakeOllama(shared, Settings(**common, is_frozen=True))
     with bad.in_thread(), good.in_thread(), Herd(folder, env={**LIMITS, **(env or {})}) as herd:
+        _load_all(bad, shared)
         herd.ready()
         url, slots = f"http://127.0.0.1:{herd.port}", {"HERD_NODE_SLOTS": "4"}
         with (
             Node(folder, "bad", url, [bad.url], env=slots),
             Node(folder, "good", url, [good.url], env=slots),
         ):
-            herd.wait_models("only-bad:latest")
+            herd.wait_models(f"{LONE}:latest")
             herd.wait_status(lambda s: len(s["nodes"]) == 2, "both nodes")
             yield Rig(herd, bad, good)
 
 
-@dataclass(frozen=True)
-class Read:
-    """What a client makes of an answer: its text, its token count, whether it is all there."""
-
-    text: str
-    tokens: int
-    is_whole: bool
-    error: str = ""
+def _small(name: str, capability: str) -> FakeModel:
+    """Room for all of them on any machine: none is ever unloaded for another."""
+    return model(name, capabilities=(capability,), loaded_bytes=1_000_000, size_bytes=1_000_000)
 
 
-def read(form: Form, answer: Response) -> Read:
-    """As an SDK would."""
-    if answer.status != 200:
-        return Read("", 0, is_whole=False, error=f"{answer.status} {answer.body[:200]!r}")
-    if not answer.is_whole:
-        return Read("", 0, is_whole=False, error="cut connection")
-    if not form.is_stream:
-        return _read_whole(form, answer.json())
-    if form.path.startswith("/api/"):
-        return _read_lines(answer.lines())
-    return _read_events(form, answer.body)
+def _load_all(engine: FakeOllama, models: list[FakeModel]) -> None:
+    for one in models:
+        kept: dict[str, Any] = {"model": one.name, "keep_alive": -1}
+        if "embedding" in one.capabilities:
+            path, body = "/api/embed", {**kept, "input": "x"}
+        else:
+            path, body = "/api/generate", kept
+        answer = call(engine.port, "POST", path, body)
+        assert answer.status == 200, answer.body
 
 
-def _read_whole(form: Form, body: dict[str, Any]) -> Read:
-    usage = body.get("usage", {})
-    if form.path == "/api/embed":
-        return Read(str(body["embeddings"][0][:3]), body["prompt_eval_count"], is_whole=True)
-    if form.path == "/v1/messages":
-        return Read(body["content"][0]["text"], usage["output_tokens"], is_whole=True)
-    if form.path.startswith("/v1/"):
-        choice = body["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return Read(text, usage["completion_tokens"], is_whole=True)
-    text = body["message"]["content"] if "message" in body else body["response"]
-    return Read(text, body["eval_count"], is_whole=body["done"])
-
-
-def _read_lines(lines: list[dict[str, Any]]) -> Read:
-    text, tokens, is_whole, error = "", 0, False, ""
-    for line in lines:
-        error = line.get("error", "") or error
-        text += line["message"]["content"] if "message" in line else line.get("response", "")
-        is_whole = line.get("done", False)
-        tokens = line.get("eval_count", tokens)
-    return Read(text, tokens, is_whole=is_whole and not error, error=error)
-
-
-def _read_events(form: Form, body: bytes) -> Read:
-    text, tokens, is_whole, error = "", 0, False, ""
-    ids, roles = set(), 0
-    for block in body.split(b"\n\n"):
-        data = b"".join(line[6:] for line in block.split(b"\n") if line.startswith(b"data: "))
-        if data == b"[DONE]":
-            is_whole = True
-            continue
-        if not data:
-            continue
-        event = json.loads(data)
-        error = str(event["error"]) if "error" in event else error
-        if form.path == "/v1/messages":
-            text += event.get("delta", {}).get("text", "")
-            tokens = event.get("usage", {}).get("output_tokens", tokens)
-            is_whole = is_whole or event["type"] == "message_stop"
-            roles += event["type"] in ("message_start", "content_block_start")
-            continue
-        ids.add((event.get("id"), event.get("model"), event.get("created")))
-        for choice in event.get("choices", ()):
-            text += choice.get("delta", choice).get("content", choice.get("text", "")) or ""
-            roles += "role" in choice.get("delta", {})
-        tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    if not error and (roles > 2 or len({(i, m) for i, m, _ in ids}) > 1):
-        error = "opened twice"
-    return Read(text, tokens, is_whole=is_whole and not error, error=error)
+def _attempts(answer: Response) -> int:
+    return int(answer.header("x-herd-attempts") or 0)
 
 
 def _count(cell: Cell, answer: Response, wanted: Read) -> None:

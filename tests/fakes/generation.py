@@ -9,6 +9,7 @@ from typing import Any
 
 from ollama_herd import clock
 from tests.fakes import checks
+from tests.fakes.broken import NO_CHUNK, break_whole
 from tests.fakes.checks import RefusedError
 from tests.fakes.dialects import (
     RUNNER_DIED,
@@ -54,7 +55,7 @@ class Generation:
                 await self._fail_first(rule, request, reply)
                 return
             if path in EMBED_PATHS:
-                await self._embed(request, reply)
+                await self._embed(request, reply, rule)
             else:
                 await self._generate(request, reply, rule)
         except RefusedError as refused:
@@ -162,13 +163,10 @@ class Generation:
             turn.said.append(token)
         if rule is None:
             await reply.send(200, voice.whole(turn), voice.whole_type)
-        elif rule.fault is Fault.STALL_MID_STREAM:
-            await asyncio.Event().wait()
-        elif rule.fault is Fault.CUT_MID_STREAM:
-            body = voice.whole(turn)
-            await reply.raw(_head(voice.whole_type, len(body)) + body[: len(body) // 2])
-        else:
+        elif rule.fault is Fault.ERROR_MID_STREAM:
             raise RefusedError(500, RUNNER_DIED)
+        else:
+            await break_whole(reply, rule.fault, voice.whole(turn), voice.whole_type)
 
     async def _tick(self, turn: Turn, index: int) -> None:
         await asyncio.sleep(self._state.settings.token_ms / 1000)
@@ -183,6 +181,8 @@ class Generation:
             await asyncio.Event().wait()
         elif fault is Fault.CUT_MID_STREAM:
             reply.close()
+        elif fault is Fault.GARBAGE_MID_STREAM:
+            await reply.raw(NO_CHUNK)
         else:
             if fault is Fault.ERROR_MID_STREAM:
                 for data in voice.died(turn):
@@ -212,7 +212,7 @@ class Generation:
         status, content_type, body = checks.render(refused, request.path)
         await reply.send(status, body, content_type)
 
-    async def _embed(self, request: Request, reply: Reply) -> None:
+    async def _embed(self, request: Request, reply: Reply, rule: FaultRule | None) -> None:
         path = request.path
         asked = checks.read_body(request, path)
         texts = _inputs(asked, path)
@@ -241,7 +241,10 @@ class Generation:
                 durations = {"total_duration": 106708398, "load_duration": 627659}
             durations["prompt_eval_count"] = count
             body, content_type = _embed_body(path, asked, vectors, durations)
-            await reply.send(200, body, content_type)
+            if rule is None:
+                await reply.send(200, body, content_type)
+            else:
+                await break_whole(reply, rule.fault, body, content_type)
         self._state.counters.finished += 1
 
 
@@ -337,9 +340,3 @@ def _embed_body(
 
 def _base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def _head(content_type: str, length: int) -> bytes:
-    return (
-        f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()

@@ -24,6 +24,7 @@ class Fault(enum.StrEnum):
     CLEAN_END = "clean_end"  # a clean end behind k tokens, without the end marker
     ERROR_MID_STREAM = "error_mid_stream"  # the runner dies behind k tokens
     STALL_MID_STREAM = "stall_mid_stream"  # silence behind k tokens
+    GARBAGE_MID_STREAM = "garbage_mid_stream"  # bytes behind k tokens that are no HTTP framing
 
 
 BEFORE_FIRST_BYTE = frozenset(

@@ -39,6 +39,7 @@ class Turn:
     tool_calls: tuple[dict[str, Any], ...] = ()
     is_frozen: bool = False
     load_s: float = 0.0
+    made_s: float = field(default_factory=clock.now_s)
     begun_s: float = 0.0
     first_s: float = 0.0
     said: list[Token] = field(default_factory=list)
@@ -53,8 +54,8 @@ class Turn:
         return FROZEN_S + 0.01 * len(self.said) if self.is_frozen else clock.now_s()
 
     def number(self, below: int) -> int:
-        """A made-up id: random in the real one, the same each time when frozen."""
-        return 715 % below if self.is_frozen else int(clock.now_s() * 1e6) % below
+        """A made-up id: random in the real one, the same for every request when frozen."""
+        return 715 % below if self.is_frozen else int(self.made_s * 1e6) % below
 
     def text(self) -> str:
         """All that has been said aloud."""

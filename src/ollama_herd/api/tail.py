@@ -44,7 +44,8 @@ def read_tail(tail: bytes, endpoint: Endpoint, status: int, is_stream: bool) -> 
     """What the last bytes of an answer say. Never raises.
 
     `is_stream` is about the answer (its content type), not about what was asked for.
-    A single JSON answer is always complete here: its length is the transport's business.
+    A single JSON answer is always complete here: its length is the transport's business
+    (`is_cut_json` where the transport does not tell it).
     """
     if status < 400 and (not is_stream or endpoint.dialect is Dialect.OLLAMA):
         last = tail.rstrip(b"\r\n").rsplit(b"\n", 1)[-1] if is_stream else tail
@@ -52,6 +53,27 @@ def read_tail(tail: bytes, endpoint: Endpoint, status: int, is_stream: bool) -> 
         if end is not None and (end.done or not is_stream):
             return Tail(complete=True, usage=end.usage)
     return read_any_tail(tail, endpoint, status, is_stream=is_stream)
+
+
+def is_cut_json(end: bytes, *, is_all: bool) -> bool:
+    """Whether an answer of one JSON value stops in its middle, though its transport ended well.
+
+    `end` is all of it or only its last bytes. JSON that is wrong otherwise is the engine's own
+    matter (some write NaN).
+    """
+    if not end.rstrip().endswith(_VALUE_ENDS):
+        return True
+    if is_all:
+        try:
+            _skip(end)
+        except msgspec.DecodeError as error:
+            return str(error) == _TRUNCATED
+    return False
+
+
+_VALUE_ENDS = (b"}", b"]")
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_TRUNCATED = "Input data was truncated"
 
 
 def read_any_tail(tail: bytes, endpoint: Endpoint, status: int, *, is_stream: bool) -> Tail:

@@ -135,7 +135,8 @@ class Call:
         """An engine sends a single answer when it has all of it, so holding it costs no time; one
         that breaks off can then be had from another node.
         """
-        if connection.complete:  # all of it came in one piece, as short answers do
+        is_measured = connection.length is not None
+        if connection.complete and is_measured:  # all came in one piece, as short answers do
             reply.start(connection.status, [*connection.headers, *headers()], connection.length)
             connection.relay(reply.write)
             reply.flush()
@@ -146,6 +147,8 @@ class Call:
         whole = connection.complete or await connection.ended()
         connection.beside = None
         reply.draw_from(None)
+        if whole and not is_measured:
+            whole = not held.is_cut()
         if not reply.started:
             if not whole:
                 failed = OutcomeKind.SILENT if connection.stalled else OutcomeKind.TRUNCATED

@@ -8,8 +8,11 @@ it: what comes between two looks is above it.
 from collections.abc import Callable, Iterable
 
 from ollama_herd.api.fleet_status import KeptTotals
+from ollama_herd.api.tail import is_cut_json
 from ollama_herd.router.connection import EngineConnection
 from ollama_herd.router.reply import Headers, Reply
+
+JSON = b"application/json"
 
 KEPT_BYTES = 4 * 1024 * 1024
 """Of a stream, kept for the case that it has to be continued: about 30,000 tokens of Ollama's."""
@@ -74,6 +77,15 @@ class HeldAnswer:
         self.size += len(data)
         if self.size > HELD_WHOLE_BYTES:
             self.let_go()
+
+    def is_cut(self) -> bool:
+        """Whether it stops in its middle: of one that has gone to the client its end tells."""
+        connection = self._connection
+        if connection.status >= 400 or not connection.content_type.startswith(JSON):
+            return False
+        if self._reply.started:
+            return is_cut_json(connection.tail(), is_all=False)
+        return is_cut_json(b"".join(self._parts), is_all=True)
 
     def let_go(self) -> None:
         """To the client with it: from now on it goes there as it comes."""

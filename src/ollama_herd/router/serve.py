@@ -271,7 +271,7 @@ async def _relay(
     relayed = await call.relay(connection, reply, exchange.herd_headers)
     if relayed.failed is not None:  # nothing of it went to the client
         journal.no_byte()
-        journal.end(relayed.failed, status=status, detail=connection.lost or "")
+        journal.end(relayed.failed, status=status, detail=connection.lost or CUT_ANSWER)
         return relayed.failed, None
     tail = read_tail(connection.tail(), call.engine_endpoint, status, is_stream=call.is_stream)
     journal.usage = relayed.usage or tail.usage
@@ -292,6 +292,8 @@ async def _relay(
         parts.dispatcher.finished(exchange.lease, outcome, None)
     return None
 
+
+CUT_ANSWER = "the answer stops in its middle"
 
 _ANSWERED = frozenset({OutcomeKind.COMPLETED, OutcomeKind.CLIENT_ERROR})
 
