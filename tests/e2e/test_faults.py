@@ -89,7 +89,7 @@ def test_a_dead_node_is_left_alone(standing: Rig) -> None:
     """Three wasted attempts at most, then none until it rests no more."""
     cell = standing.run(Fault.RESET, Form("/api/chat", is_stream=True), 30)
     assert cell.is_proof, cell
-    assert cell.wasted == 3
+    assert 1 <= cell.wasted <= 3
 
 
 def test_every_fault_has_a_cell() -> None:
