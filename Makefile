@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop check lint types docs docs-check fmt bench web dist screenshots clean setup fuzz audit
+.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist screenshots clean setup fuzz audit
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -51,6 +51,9 @@ docs: $(SYNCED) ## write the pages that are made from the code
 docs-check: $(SYNCED)
 	$(BIN)/python -m tools.docs --check
 
+site: $(SYNCED) ## the docs as a site, into site/ (look at it: python3 -m http.server -d site)
+	PYTHONPATH="$(CURDIR)" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 fmt: $(SYNCED) ## format the code and mend what can be mended
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
@@ -78,7 +81,7 @@ screenshots: web ## pictures of the dashboard with made-up machines, into docs/i
 	$(BIN)/python -m tests.web.screenshots docs/images
 
 clean: ## remove all that was installed, downloaded and built here
-	rm -rf $(VENV) "$(DEMO_HOME)" dist build .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) "$(DEMO_HOME)" dist build site .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .benchmarks
 	find src tests bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -144,7 +144,7 @@ def test_variables_it_names_exist(page: Path) -> None:
 
 
 def test_decisions_are_numbered() -> None:
-    found = sorted((DOCS / "decisions").glob("*.md"))
+    found = sorted((DOCS / "decisions").glob("[0-9]*.md"))
     for number, path in enumerate(found, 1):
         assert path.name.startswith(f"{number:04d}-")
         assert path.read_text(encoding="utf-8").startswith(f"# {number}. "), path.name

@@ -37,6 +37,7 @@ from ollama_herd.store.traces import TraceHealth
 from tools.markdown import table
 from tools.routes import control, endpoints
 from tools.sources import (
+    ROOT,
     commented,
     constants,
     members,
@@ -97,14 +98,17 @@ FOLDERS = MappingProxyType(
 
 def statuses() -> str:
     """What the node statuses mean, and every way from one to another."""
-    arrows = [
-        f"    {before.value} --> {after.value}"
+    arrows = [("first report", "online"), ("the router restarts", "restored")]
+    arrows += [
+        (before.value, ", ".join(after.value for after in sorted(afters, key=_ORDER.index)))
         for before, afters in STATUS_TRANSITIONS.items()
-        for after in sorted(afters, key=list(NodeStatus).index)
     ]
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> online: first report"]
-    lines += ["    [*] --> restored: the router restarts", *arrows, "```", ""]
-    return "\n".join(lines) + "\n" + enumeration("core.node.NodeStatus")
+    width = max(len(before) for before, _ in arrows)
+    lines = [f"{before:{width}} ──▶ {afters}" for before, afters in arrows]
+    return "\n".join(["```text", *lines, "```", "", enumeration("core.node.NodeStatus")])
+
+
+_ORDER = tuple(NodeStatus)
 
 
 def enumeration(path: str) -> str:
@@ -182,6 +186,13 @@ def metrics() -> str:
         labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
         rows.append([f"`{name}`", family.type, labels, family.documentation])
     return table(["metric", "type", "labels", "what it is"], rows)
+
+
+def decisions() -> str:
+    """All decisions, by the first lines of their pages."""
+    pages = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    titles = ((path.name, path.read_text(encoding="utf-8").splitlines()[0]) for path in pages)
+    return "\n".join(f"- [{title.removeprefix('# ')}]({name})" for name, title in titles)
 
 
 def owners() -> str:
@@ -324,6 +335,7 @@ PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
         "checks": checks,
         "commands": commands,
         "control": control,
+        "decisions": decisions,
         "endpoints": endpoints,
         "enum": enumeration,
         "headers": headers,
