@@ -85,6 +85,48 @@ def test_one_hedge_in_ten_requests():
     assert sum(case.hedge(i) is not None for i in ids) == 1
 
 
+def test_a_second_try_that_won_leaves_room_for_the_next():
+    """However long its answer is: only where two tries are under way it is more work."""
+    case = Case("a", "b", slots=16)
+    asked = [case.ask() for _ in range(8)]
+    (first, _), *_ = others = [one for one in asked if one[1] == asked[0][1]]
+    assert len(others) > 1
+    assert case.hedge(first)
+    assert case.hedge(others[1][0]) is None
+    case.scheduler.on_lost(first, OutcomeKind.CANCELLED, f"{first}+", case.fleet, case.now_s)
+    assert case.hedge(others[1][0])
+    assert case.hedge(others[2][0]) is None
+
+
+def test_all_that_a_hanging_runner_holds_is_moved():
+    case = Case("a", "b", slots=16)
+    asked = [case.ask() for _ in range(12)]
+    held = [request_id for request_id, node_id in asked if node_id == asked[0][1]]
+    assert len(held) > 2
+    assert case.hedge(held[0])
+    assert case.hedge(held[1]) is None
+    case.scheduler.on_lost(held[0], OutcomeKind.SILENT, f"{held[0]}+", case.fleet, case.now_s)
+    assert all(case.hedge(request_id) for request_id in held[1:])
+
+
+def test_a_long_answer_is_not_waited_for_where_another_request_met_silence():
+    case = Case("a", "b", slots=16)
+    asked = [case.ask() for _ in range(12)]
+    silent, whole, *_ = [request_id for request_id, node_id in asked if node_id == asked[0][1]]
+    elsewhere = next(request_id for request_id, node_id in asked if node_id != asked[0][1])
+
+    def patience_s(request_id):
+        expected = case.scheduler.load.running[request_id].expectation()
+        return first_byte_patience_s(LIMITS, expected, is_whole=True)
+
+    assert patience_s(whole) > LIMITS.hedge_floor_s
+    case.tick(60)
+    case.hedge(silent)
+    case.scheduler.on_lost(silent, OutcomeKind.SILENT, f"{silent}+", case.fleet, case.now_s)
+    assert patience_s(whole) == LIMITS.hedge_floor_s
+    assert patience_s(elsewhere) > LIMITS.hedge_floor_s
+
+
 def test_whoever_loses_is_not_asked_again():
     case = Case("a", "b")
     request_id, _ = case.ask()

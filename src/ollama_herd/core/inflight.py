@@ -95,11 +95,13 @@ class Running:
 
     def expectation(self) -> Expectation:
         """What was predicted of it when it was sent."""
+        silent_s = self.replica.silent_s
         return Expectation(
             first_byte_s=self.first_due_s - self.dispatched_s,
             step_s=self.step_s * self.node.pace.bias_decode,
             output_tokens=self.output,
             max_tokens=self.request.max_tokens,
+            hangs=silent_s is not None and silent_s > self.dispatched_s,
         )
 
 

@@ -164,11 +164,15 @@ class Scheduler:
     def on_hedge(self, request_id: str, twin_id: str, fleet: Fleet, now_s: float) -> Grant | None:
         """The request's engine is silent: a second try on another node that can start it now.
 
-        The twin is a request of its own: each of the two ends once, see `on_lost`.
+        The twin is a request of its own: each of the two ends once, see `on_lost`. The bound on
+        second tries is not for a runner that has shown by one of them that it hangs: what it holds
+        is moved, not doubled.
         """
         pending, run = self._granted.get(request_id), self._load.running.get(request_id)
-        in_flight = len(self._load.running)
-        if pending is None or run is None or not may_hedge(len(self._twins), in_flight):
+        if pending is None or run is None:
+            return None
+        is_few = may_hedge(len(self._twins), len(self._load.running))
+        if not is_few and run.replica.silent_s is None:
             return None
         twin = pending.twin(twin_id, run.replica.key)
         ranking = rank(Ask(twin.request, fleet.nodes, self._load, now_s), fleet, twin.excluded)
@@ -182,6 +186,7 @@ class Scheduler:
         self, loser_id: str, outcome: OutcomeKind, keeper_id: str, fleet: Fleet, now_s: float
     ) -> Sequence[Effect]:
         """One of two tries of a request ended; the other goes on, and knows what failed."""
+        self._twins.discard(keeper_id)  # it is no second try any more
         keeper, run = self._granted.get(keeper_id), self._load.running.get(loser_id)
         if keeper is not None and run is not None:
             keeper.excluded |= {run.replica.key}

@@ -31,23 +31,28 @@ class SilenceLimits(msgspec.Struct, frozen=True):
 
 
 class Expectation(msgspec.Struct, frozen=True):
-    """What was predicted of an attempt when it was sent, in seconds and tokens."""
+    """What was predicted of an attempt when it was sent, in seconds and tokens.
+
+    `hangs`: its runner has been found silent since, by another request or a canary.
+    """
 
     first_byte_s: float
     step_s: float = 0.0  # a token
     output_tokens: float = 0.0
     max_tokens: int | None = None
+    hangs: bool = False
 
 
 def first_byte_patience_s(limits: SilenceLimits, expected: Expectation, *, is_whole: bool) -> float:
     """How long to wait for a first byte before another node is asked as well.
 
     `is_whole`: the engine sends nothing until the answer is complete, so all of its tokens come
-    before the first byte; the ceiling bounds the rest only.
+    before the first byte; the ceiling bounds the rest only. No time is given for them to a runner
+    that hangs.
     """
     late_s = LATE_FACTOR * max(0.0, expected.first_byte_s)
     patience_s = min(max(late_s, limits.hedge_floor_s), limits.hedge_ceiling_s)
-    if not is_whole:
+    if not is_whole or expected.hangs:
         return patience_s
     tokens = UNBOUNDED_ANSWER * max(0.0, expected.output_tokens)
     if expected.max_tokens is not None:
