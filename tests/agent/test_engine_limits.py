@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ollama_herd.agent.engine_limits import (
     CONTEXT,
+    KEEP_ALIVE,
     MAX_LOADED,
     SLOTS,
     Limits,
@@ -53,7 +54,29 @@ def test_what_systemd_shows() -> None:
         "Environment=PATH=/usr/local/bin:/usr/bin OLLAMA_HOST=0.0.0.0 "
         '"OLLAMA_NUM_PARALLEL=4" OLLAMA_MAX_LOADED_MODELS=2\nLoadState=loaded\n'
     )
-    assert limits_of(parse_systemd_environment(text)) == Limits(4, 2)
+    found = parse_systemd_environment(text)
+    assert found.is_whole
+    assert limits_of(found.variables, is_whole=True) == Limits(4, 2, keep_alive="default")
+
+
+def test_a_unit_with_files_may_set_more_than_is_shown() -> None:
+    files = "EnvironmentFiles=/etc/default/ollama (ignore_errors=no)\n"
+    found = parse_systemd_environment(f"Environment=A=b\n{files}LoadState=loaded\n")
+    assert not found.is_whole
+
+
+@pytest.mark.parametrize(
+    ("value", "is_whole", "told"),
+    [(" 24h ", True, "24h"), ("-1", False, "-1"), ("", True, "default"), ("", False, ""),
+     ("5m", True, "5m"), ("x" * 99, True, "x" * 50)],
+)  # fmt: skip
+def test_whether_somebody_chose_a_keep_alive_is_told(value, is_whole, told) -> None:
+    assert limits_of({KEEP_ALIVE: value}, is_whole=is_whole).keep_alive == told
+
+
+def test_a_keep_alive_that_is_not_there_is_the_default_only_where_all_is_seen() -> None:
+    assert limits_of({}, is_whole=True).keep_alive == "default"
+    assert limits_of({}).keep_alive == ""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +88,7 @@ def test_no_unit_no_environment(text: str) -> None:
 
 
 def test_a_unit_without_variables_states_nothing() -> None:
-    assert parse_systemd_environment("Environment=\nLoadState=loaded\n") == {}
+    assert parse_systemd_environment("Environment=\nLoadState=loaded\n") == ({}, True)
 
 
 LISTEN = (
@@ -85,7 +108,7 @@ def test_the_environment_of_the_listening_process_counts(tmp_path) -> None:
     ) as process:  # fmt: skip
         port = int(process.stdout.readline())
         assert find_process(port).pid == process.pid
-        assert read_limits(port, {SLOTS: "1"}) == Limits(7, 3)
+        assert read_limits(port, {SLOTS: "1"}) == Limits(7, 3, keep_alive="default")
         process.stdin.close()
 
 

@@ -118,6 +118,26 @@ def test_unpinning_gives_the_model_back_to_its_engine():
     assert case.scheduler.pinned() == ()
 
 
+def test_a_pin_keeps_the_window_that_is_loaded_and_so_does_letting_go():
+    """Without its number the engine would load the model anew, with its default."""
+    case = Case(node("a", ["m:7b"], ["m:7b"], context_length=4096))
+    wide = (("num_ctx", 8192),)
+    asked = request("m:7b", load_options=wide)
+    case.scheduler.on_request(asked, case.fleet, 0.0)
+    case.scheduler.on_first_byte(asked.request_id, 0.1)
+    case.scheduler.on_finished(asked.request_id, OutcomeKind.COMPLETED, None, case.fleet, 0.2)
+    for pins in ((Pin("m:7b"),), ()):
+        case.scheduler.pin(pins)
+        case.now_s += 5.0
+        (grant,) = case.scheduler.place(case.fleet, case.now_s)
+        sent = case.scheduler.load.running[grant.request_id].request
+        assert sent.load_options == wide
+        assert not grant.decision.winner.cost.context_fit_ms
+        case.scheduler.on_finished(
+            grant.request_id, OutcomeKind.COMPLETED, None, case.fleet, case.now_s
+        )
+
+
 def test_a_pin_waits_for_who_is_busy_and_for_another_pin():
     sizes = {"m:7b": 16.0, "n:7b": 16.0}
     names = ["m:7b", "n:7b"]

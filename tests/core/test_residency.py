@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_herd.core.predict import Predictor
+from ollama_herd.core.request import Kind
 from ollama_herd.core.residency import PAUSE_S, Residency, options_in_demand
 from ollama_herd.core.scheduler import Grant, OutcomeKind, QueueSettings, Scheduler
 from ollama_herd.simulate import comparison, machines, workloads
@@ -80,6 +81,45 @@ def test_a_further_host_gets_the_window_that_most_requests_ask_for(wide, window)
         scheduler.on_request(asked, fleet, 4.0)
     planned = options_in_demand(replica, MODEL, scheduler.load, scheduler._room)
     assert dict(planned).get("num_ctx", 0) == window
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_nobody_asks_for_now_is_loaded_as_it_was_asked_for_last(answered) -> None:
+    """A pinned model whose engine was started anew, say."""
+    scheduler, fleet, _ = started([node("a", hot=[MODEL])], 0)
+    wide = (("num_ctx", 8192),)
+    asked = request(MODEL, now_s=4.0, load_options=wide)
+    scheduler.on_request(asked, fleet, 4.0)
+    (replica,) = scheduler.load.replicas.values()
+    outcome = OutcomeKind.COMPLETED if answered else OutcomeKind.CLIENT_ERROR
+    scheduler.on_finished(asked.request_id, outcome, None, fleet, 5.0)
+    replica.became_cold()
+    planned = options_in_demand(replica, MODEL, scheduler.load, scheduler._room)
+    assert planned == (wide if answered else ())
+
+
+EMBEDDER = "nomic-embed-text:latest"
+
+
+def embedding_nodes(*, is_full: bool):
+    """Embeddings on one machine; on the other one there is room beside its chat model, or not."""
+    models = [model(BIG, 40.0), model(EMBEDDER, 1.0, capabilities=("embedding",))]
+    other = node("b", hot=[BIG], free_gb=0.5 if is_full else 20.0, models=models)
+    return [node("a", hot=[EMBEDDER], models=models), other]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_embeddings_get_a_further_host_beside_chat_models_and_never_instead(is_full) -> None:
+    scheduler, fleet, _ = started(embedding_nodes(is_full=is_full), 0)
+    for number in range(61):
+        asked = request(EMBEDDER, now_s=4.0, prompt_tokens=8000, kind=Kind.EMBED)
+        scheduler.on_request(asked, fleet, 4.0)
+        elsewhere = next(r for r in scheduler.load.replicas.values() if r.key[0] == "b")
+        elsewhere.rates.load_s = 100.0  # so long that nobody who waits would rather go there
+        assert not elsewhere.running, number
+    grants = [g for t in range(5, 12) for g in scheduler.place(fleet, float(t))]
+    assert [g.decision.candidates[0].replica.node_id for g in grants] == ([] if is_full else ["b"])
+    assert not any(g.decision.evicts for g in grants)
 
 
 def test_nothing_is_loaded_that_nobody_holds() -> None:

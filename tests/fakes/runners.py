@@ -87,9 +87,8 @@ class Runners:
     ) -> None:
         """Load without a prompt. Raises QueueFullError."""
         runner = await self._fitting(model, options)
-        runner.keep_alive_s = (
-            keep_alive_s if keep_alive_s is not None else self._state.settings.keep_alive_s
-        )
+        if keep_alive_s is not None:  # else the one in force stays
+            runner.keep_alive_s = keep_alive_s
         self._touch(runner)
 
     def unload(self, model: FakeModel) -> None:

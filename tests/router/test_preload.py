@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import msgspec
 
+from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.fleet import Fleet, NodeReported, apply
 from ollama_herd.core.node import Reach
 from ollama_herd.core.predict import Predictor
+from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.preload import Preloads
 from ollama_herd.router.upstream import Upstream
 from ollama_herd.tasks import cancel_and_wait, spawn
 from tests.core import fleets
+from tests.fakes import raw
 from tests.fakes.models import model as fake_model
 from tests.fakes.ollama import FakeOllama
 
@@ -73,6 +77,50 @@ async def test_an_engine_that_refuses_costs_nothing() -> None:
     with FakeOllama([]).in_thread() as engine:
         asked = await planned(engine, lambda d: engine.state.requests and not _loads(d))
     assert len(asked) == 1
+
+
+async def test_a_model_that_will_be_asked_for_is_used_once_more_before_it_goes() -> None:
+    """Its past is played to the scheduler; what comes of it reaches an engine on a socket."""
+    scheduler = Scheduler(QueueSettings(), Predictor())
+    dispatcher, upstream = Dispatcher(scheduler), Upstream(2.0)
+    dispatcher.load_with(Preloads(upstream, dispatcher).start)
+    wide = (("num_ctx", 8192),)
+    with FakeOllama([fake_model("m")]).in_thread() as engine:
+        asked = {"model": "m", "prompt": "x", "stream": False, "options": dict(wide)}
+        assert raw.call(engine.port, "POST", "/api/generate", asked).status == 200
+        (runner,) = engine.runners.loaded.values()
+        engine.state.requests.clear()
+        begun_s = monotonic_s()
+        last_s = begun_s - 280.0
+        runner.expires_s = now_s() + 20.0
+        fleet = _keeping(engine.port, runner.expires_s, at_s=last_s)
+        for number in range(4, -1, -1):
+            at_s = last_s - 420.0 * number
+            request = fleets.request(NAME, at_s, load_options=wide)
+            assert scheduler.on_request(request, fleet, at_s)
+            scheduler.on_first_byte(request.request_id, at_s)
+            scheduler.on_finished(request.request_id, OutcomeKind.COMPLETED, None, fleet, at_s)
+        dispatcher.fleet_changed(_keeping(engine.port, runner.expires_s, at_s=begun_s))
+        dispatcher.tick()
+        async with asyncio.timeout(10):
+            while not engine.state.requests or _loads(dispatcher):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        ((method, path, _, body),) = engine.state.requests
+        assert (method, path) == ("POST", "/api/generate")
+        assert json.loads(body) == {"model": NAME, "stream": False, "options": dict(wide)}
+        assert engine.counters.loads == 1
+        assert runner.keep_alive_s == 300.0
+        assert runner.expires_s > now_s() + 290.0
+    upstream.close()
+
+
+def _keeping(port: int, expires_s: float, *, at_s: float) -> Fleet:
+    one = fleets.engine([fleets.model(NAME)], [NAME], keep_alive="default")
+    text = datetime.fromtimestamp(expires_s, UTC).isoformat().replace("+00:00", "Z")
+    loaded = msgspec.structs.replace(one.loaded[0], expires_at=text, context_length=8192)
+    one = msgspec.structs.replace(one, port=port, reach=Reach.LAN, loaded=(loaded,))
+    report = fleets.report("a", [one], seq=int(at_s * 1000))
+    return apply(Fleet(), NodeReported(report, "127.0.0.1"), at_s)
 
 
 def _loads(dispatcher: Dispatcher) -> bool:

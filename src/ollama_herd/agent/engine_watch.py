@@ -173,6 +173,7 @@ class EngineWatch:
                 max_loaded=_first_told(findings.max_loaded, self._limits.max_loaded),
                 speaks_anthropic=findings.speaks_anthropic,
                 context_length=self._limits.context_length,
+                keep_alive=self._limits.keep_alive if kind is EngineKind.OLLAMA else "",
             )
         )
 

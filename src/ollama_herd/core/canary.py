@@ -104,6 +104,7 @@ class Canaries:
                 self._load.stuck(replica, NoticedBy.CANARY, now_s)
         elif outcome in {OutcomeKind.COMPLETED, OutcomeKind.CLIENT_ERROR}:
             self._unanswered.pop(key, None)
+            replica.touched_s = now_s
             if replica.silent_s is not None or replica.stuck is not None:
                 self._load.absolve(replica)
             if outcome is OutcomeKind.CLIENT_ERROR:

@@ -43,6 +43,7 @@ def eviction(
     ):
         return replica.plan
     replica.victims = ()
+    replica.displaces = 0
     plan = _plan(place, report, load, now_s)
     replica.plan = plan
     replica.plan_version = node.version
@@ -76,6 +77,7 @@ def _plan(place: Place, report: Node, load: Load, now_s: float) -> tuple[float, 
         surplus -= 1
         deficit -= residents[idle[gone][2]][0]
         gone += 1
+    replica.displaces = gone + (surplus > 0 or deficit > 0)
     if busy and (surplus > 0 or deficit > 0):
         wait_s = max(min(busy), 1e-3)
         return total + BLOCKED_EVICTION_SHARE * wait_s, wait_s

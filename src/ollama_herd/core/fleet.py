@@ -408,6 +408,7 @@ def engine_replicas(node: Node, engine: EngineReport) -> list[Replica]:
             endpoint=endpoint,
             speaks_anthropic=engine.speaks_anthropic,
             default_context=engine.context_length,
+            keep_alive=engine.keep_alive,
         )
         for model in engine.models
     ]

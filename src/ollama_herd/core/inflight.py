@@ -22,6 +22,10 @@ PROBE_PAUSE_S = 30.0
 PROBE_PAUSE_MAX_S = 3600.0
 """Pause after a probe that found no further slot; doubles each time."""
 
+PAUSE_MIN_S = 120.0
+PAUSES_MOST = 16
+"""Pauses between requests of a model that are remembered: an engine may unload it in them."""
+
 RESERVED_S = 2.5
 """A reservation lapses after two ticks without a word: its request left, or went elsewhere."""
 
@@ -114,6 +118,7 @@ class ReplicaLoad:
         "barred_until_s",
         "changed_s",
         "context_length",
+        "displaces",
         "engine",
         "failures",
         "is_hot",
@@ -122,6 +127,7 @@ class ReplicaLoad:
         "keep_alive_s",
         "key",
         "last",
+        "last_options",
         "learned_context",
         "learned_slots",
         "loaded_s",
@@ -130,6 +136,7 @@ class ReplicaLoad:
         "node",
         "options",
         "overlaps",
+        "pauses",
         "plan",
         "plan_report",
         "plan_until_s",
@@ -144,6 +151,7 @@ class ReplicaLoad:
         "silent_s",
         "slots",
         "stuck",
+        "touched_s",
         "victims",
     )
 
@@ -177,11 +185,15 @@ class ReplicaLoad:
         self.failures = 0
         self.barred_until_s = 0.0
         self.last: InferenceRequest | None = None  # answered by what is loaded now
+        self.last_options: Options = ()  # of the last one answered by what was loaded before
+        self.pauses: list[float] = []  # the longer ones between two requests, oldest first
+        self.touched_s = float("-inf")  # last used by a canary
         self.silent_s: float | None = None  # when it gave no answer, if it has not since
         self.stuck: StuckRunner | None = None
         # What would have to go for this model to load, kept by `signals` while it holds.
         self.plan = (0.0, 0.0)
         self.victims: tuple[ReplicaLoad, ...] = ()
+        self.displaces = 0  # models that have to go, whoever chooses them
         self.plan_version = -1
         self.plan_report: Node | None = None
         self.plan_until_s = 0.0
@@ -191,6 +203,12 @@ class ReplicaLoad:
         if not self.arrivals_per_s:
             return 0.0
         return self.arrivals_per_s * exp((self.arrivals_at_s - now_s) / RATE_TAU_S)
+
+    def paused(self, pause_s: float) -> None:
+        """It was asked again after so long a pause."""
+        if len(self.pauses) >= PAUSES_MOST:
+            del self.pauses[0]
+        self.pauses.append(pause_s)
 
     def started(self, run: Running) -> None:
         """A request runs here."""
@@ -239,6 +257,8 @@ class ReplicaLoad:
 
     def has_new_runner(self) -> None:
         """What was seen of the one before says nothing of this one."""
+        if self.last is not None:
+            self.last_options = self.last.load_options
         self.last = None
         self.silent_s = None
         self.stuck = None

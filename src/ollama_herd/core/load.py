@@ -11,6 +11,7 @@ from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
 from ollama_herd.core.hours import HOURS, OwnerHours
 from ollama_herd.core.inflight import (
     FAILURES_TO_BAR,
+    PAUSE_MIN_S,
     PROBE_PAUSE_S,
     RATE_TAU_S,
     NodeLoad,
@@ -47,6 +48,8 @@ class Load:
         self.by_runner: dict[str, list[ReplicaLoad]] = {}
         self.barred: set[SlotKey] = set()  # replicas out or resting: looked at one by one
         self.continuations: dict[str, Continuation] = {}
+        self.recurring: set[ReplicaLoad] = set()  # asked again after a longer pause
+        self.wall_s = 0.0  # seconds since 1970 less router seconds; 0: nobody told
         self.monday_s = 0.0  # router seconds of some Monday's midnight, by the clock on the wall
         self._boards: dict[str, Board] = {}
         self._unconfirmed: dict[SlotKey, ReplicaLoad] = {}
@@ -114,6 +117,8 @@ class Load:
         was_barred = old in self.barred
         self._forget_replica(load)
         load.key = key
+        if load.pauses:
+            self.recurring.add(load)
         if was_barred:
             self.barred.add(key)
         self.replicas[key] = machine.replicas[key] = load
@@ -232,6 +237,7 @@ class Load:
         del self.replicas[key]
         self._unconfirmed.pop(key, None)
         self.barred.discard(key)
+        self.recurring.discard(load)
         same = self.by_runner[key[2]]
         same.remove(load)
         if not same:
@@ -260,6 +266,9 @@ class Load:
         run.progress_s = replica.progress_s
         run.dirty_s = node.dirty_s
         if not run.request.is_load_only:
+            if replica.arrivals_at_s and now_s - replica.arrivals_at_s > PAUSE_MIN_S:
+                replica.paused(now_s - replica.arrivals_at_s)
+                self.recurring.add(replica)
             replica.arrivals_per_s = replica.rate_per_s(now_s) + 1 / RATE_TAU_S
             replica.arrivals_at_s = now_s
         self.running[request_id] = run

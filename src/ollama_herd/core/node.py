@@ -114,6 +114,8 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     `slots` is how many requests of one model it runs at once, None when nothing tells;
     `context_length` that of requests which name none, 0 when nothing tells.
     `speaks_anthropic` is what an `openai` engine was found to do; an `ollama` always does.
+    `keep_alive` is what its operator set (OLLAMA_KEEP_ALIVE), `default` where nobody set it for
+    sure, "" when nothing tells.
     """
 
     engine_id: Identity
@@ -128,6 +130,7 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
     speaks_anthropic: bool = False
     context_length: Amount = 0
+    keep_alive: Label = ""
 
 
 class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -286,6 +289,7 @@ class Replica(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     speaks_anthropic: bool = False
     default_context: int = 0  # of the engine; 0: unknown
+    keep_alive: str = ""  # of the engine, as in its report
 
     @property
     def is_cloud(self) -> bool:

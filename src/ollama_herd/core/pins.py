@@ -44,13 +44,13 @@ class Pinned(msgspec.Struct, frozen=True):
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A load to be sent ahead of requests. `keep_alive_s` and `options` (what it is loaded with,
-    `num_ctx` and the like) as in a request: None and () say nothing.
+    """A load to be sent ahead of requests. `keep_alive_s` as in a request: None says nothing. A
+    renewal is for a model that is loaded, and loads nothing.
     """
 
     replica: ReplicaLoad
     keep_alive_s: float | None = None
-    options: Options = ()
+    is_renewal: bool = False
 
 
 class Pins:

@@ -37,6 +37,8 @@ EVICTION_SHARE = 0.25
 LOOKS = 32
 """Hosts and other places of a model looked at in one plan, however large the fleet is."""
 
+EMBEDDING_ONLY = ("embedding",)
+
 PAUSE_S = 60.0
 """A replica is not loaded twice within a minute, whatever became of the first time."""
 
@@ -136,6 +138,9 @@ class _Sites:
 
     def _affordable(self) -> Iterator[Priced]:
         for priced in self.others:
+            replica = priced.place.load
+            if replica.displaces and replica.replica.model.capabilities == EMBEDDING_ONLY:
+                continue  # small and soon loaded: nothing has to go for another one of it
             if not priced.is_blocked and priced.evict <= EVICTION_SHARE * priced.load:
                 yield priced
 
@@ -148,7 +153,7 @@ def usual_request(model_key: str, load: Load, now_s: float) -> InferenceRequest:
         request_id="usual",
         model=model_key,
         model_key=model_key,
-        kind=Kind.CHAT,
+        kind=runs[0].request.kind if runs else Kind.CHAT,
         dialect=Dialect.OLLAMA,
         path="/api/chat",
         arrived_s=now_s,
@@ -160,8 +165,9 @@ def usual_request(model_key: str, load: Load, now_s: float) -> InferenceRequest:
 def options_in_demand(
     replica: ReplicaLoad, model_key: str, load: Load, room: WaitingRoom
 ) -> Options:
-    """What most of its requests, running and waiting, ask to have it loaded with; () for the
-    engine's own defaults. So that the first request that comes need not load it anew.
+    """What most of its requests, running and waiting, ask to have it loaded with, else what the
+    last one asked for; () for the engine's own defaults. So that the first request that comes need
+    not load it anew.
     """
     runner = replica.key[2]
     asked = Counter(
@@ -170,16 +176,26 @@ def options_in_demand(
         if run.replica.key[2] == runner and not run.request.is_load_only
     )
     asked.update(pending.request.load_options for pending in room.models.get(model_key, ()))
-    return max(asked, key=lambda options: (asked[options], options), default=())
+    if not asked:
+        return _asked_last(replica, load)
+    return max(asked, key=lambda options: (asked[options], options))
+
+
+def _asked_last(replica: ReplicaLoad, load: Load) -> Options:
+    """By the last request that the runner answered here, else on another node."""
+    known = [replica, *load.by_runner.get(replica.key[2], ())]
+    for one in known:
+        last: Options = one.last.load_options if one.last is not None else one.last_options
+        if last:
+            return last
+    return ()
 
 
 def _may_load(place: Place, now_s: float) -> bool:
     """Whether a load there would disturb nothing that is under way or promised."""
     replica, node = place.load, place.node
-    model = replica.replica.model
     return (
         replica.replica.kind is EngineKind.OLLAMA
-        and model.capabilities != ("embedding",)
         and not replica.running
         and not replica.failures
         and replica.engine.out_since_s is None

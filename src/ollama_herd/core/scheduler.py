@@ -19,6 +19,7 @@ from ollama_herd.core.names import canonical_name
 from ollama_herd.core.pins import Pin, Pinned, Pins, Wish, keeping_request
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.queue import QueueSettings, QueueView, cloud_refusal, refusal, view
+from ollama_herd.core.renewal import Renewals
 from ollama_herd.core.request import (
     InferenceRequest,
     Kind,
@@ -61,6 +62,7 @@ class Scheduler:
         self._ticked_s = float("-inf")
         self._residency = Residency()
         self._pins = Pins()
+        self._renewals = Renewals()
         self._turns = Turns(settings, self._load, self._room, self._shares, self._grant)
         self._placed = 0
 
@@ -233,24 +235,26 @@ class Scheduler:
         wishes = self._pins.plan(self._load, fleet, now_s)
         if self._settings.placement:
             planned = self._residency.plan(self._load, self._room, fleet, now_s)
-            wishes += [self._wish(replica) for replica in planned]
+            wishes += [Wish(replica) for replica in planned]
+            wishes += self._renewals.plan(self._load, fleet, now_s)
         for wish in wishes:
             self._placed += 1
             replica = wish.replica
             name = canonical_name(replica.replica.model.name)
+            if replica.is_hot:
+                options = replica.options or ()
+            else:
+                options = options_in_demand(replica, name, self._load, self._room)
             request = keeping_request(
-                name, f"load-{self._placed}", now_s, wish.keep_alive_s, wish.options
+                name, f"load-{self._placed}", now_s, wish.keep_alive_s, options
             )
             ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet)
             there = [p for p in ranking.priced if p.place.load is replica and p.starts_now]
-            if there:
+            if replica.is_hot:  # to be kept as it is
+                there = [p for p in there if not p.context]
+            if there and (replica.is_hot or not wish.is_renewal):
                 grants.append(self._grant(Pending(request, 0.0), ranking._replace(priced=there)))
         return grants
-
-    def _wish(self, replica: ReplicaLoad) -> Wish:
-        name = canonical_name(replica.replica.model.name)
-        options = options_in_demand(replica, name, self._load, self._room)
-        return Wish(replica, options=options)
 
     def on_measure(
         self, request: InferenceRequest, where: SlotKey, fleet: Fleet, now_s: float

@@ -77,7 +77,8 @@ class Dispatcher:
         what is idle whether it still answers.
         """
         tick_s = monotonic_s()
-        self._scheduler.load.monday_s = tick_s - week_s()
+        load = self._scheduler.load
+        load.monday_s, load.wall_s = tick_s - week_s(), now_s() - tick_s
         self._settle(self._scheduler.on_fleet(self._fleet, tick_s))
         if self._load is not None:
             for grant in self._scheduler.place(self._fleet, tick_s):

@@ -9,7 +9,7 @@ from math import inf
 import msgspec
 import structlog
 
-from ollama_herd.core.node import Replica
+from ollama_herd.core.decision import Candidate
 from ollama_herd.core.request import InferenceRequest, OutcomeKind
 from ollama_herd.core.routing import RouteDecision
 from ollama_herd.router.asking import ask
@@ -40,11 +40,12 @@ class Preloads:
         try:
             if decision.evicts:
                 await make_room(self._upstream, decision.evicts)
-            outcome = await self._ask(decision.candidates[0].replica, request)
+            outcome = await self._ask(decision.candidates[0], request)
         finally:
             self._dispatcher.finished(request.request_id, outcome, None)
 
-    async def _ask(self, replica: Replica, request: InferenceRequest) -> OutcomeKind:
+    async def _ask(self, candidate: Candidate, request: InferenceRequest) -> OutcomeKind:
+        replica = candidate.replica
         model, keep_alive_s = replica.model, request.keep_alive_s
         facts = {"model": model.name, "node_id": replica.node_id}
         fields: dict[str, object] = {"model": model.name, "stream": False}
@@ -53,8 +54,11 @@ class Preloads:
             path, fields = b"/api/embed", {"model": model.name, "input": ""}
         if keep_alive_s is not None:
             fields["keep_alive"] = -1 if keep_alive_s == inf else int(keep_alive_s)
-        if request.load_options:
-            fields["options"] = dict(request.load_options)
+        options = dict(request.load_options)
+        if candidate.num_ctx:  # of the runner that is to be kept as it is
+            options["num_ctx"] = candidate.num_ctx
+        if options:
+            fields["options"] = options
         body = msgspec.json.encode(fields)
         try:
             answer = await ask(
@@ -66,10 +70,10 @@ class Preloads:
         if answer.status != 200:
             _log.warning("model not loaded ahead", **facts, reason=answer.error)
             return OutcomeKind.CLIENT_ERROR
-        done = (
-            "model kept loaded, as pinned"
-            if keep_alive_s == inf
-            else "model loaded ahead of requests"
-        )
-        _log.info(done, **facts)
+        if keep_alive_s == inf:
+            _log.info("model kept loaded, as pinned", **facts)
+        elif replica.loaded is not None:
+            _log.debug("model kept loaded for requests to come", **facts)
+        else:
+            _log.info("model loaded ahead of requests", **facts)
         return OutcomeKind.COMPLETED
