@@ -263,6 +263,23 @@ def test_a_model_is_not_kept_out_by_one_that_is_never_idle():
 # -- bounds ------------------------------------------------------------------------------------
 
 
+def test_a_place_kept_for_a_request_that_is_gone_keeps_out_nobody():
+    """Two models wait for a third to make room. The first of them has the machine kept free."""
+    names = (NAME, "n:7b", "o:7b")
+    case = Case(node("a", names=names, free_gb=1.0))
+    running, _ = case.ask()
+    left, _ = case.ask("n:7b")
+    waiting, _ = case.ask("o:7b")
+    for _ in range(40):
+        case.tick()
+    assert set(case.granted) == {running.request_id}
+    case.scheduler.on_cancel(left.request_id, case.fleet, case.now_s)
+    case.end(running)
+    for _ in range(5):
+        case.tick()
+    assert waiting.request_id in case.granted
+
+
 def test_beyond_the_limit_requests_are_refused_with_a_time_to_come_back():
     case = Case(node(), limit=2)
     for _ in range(3):

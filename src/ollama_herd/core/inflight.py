@@ -410,18 +410,21 @@ class NodeLoad:
             batch = 1 + self.pace.alpha * (len(replica.running) - 1)
             replica.progress_s += passed / (batch * models)
 
-    def reserve(self, replica: ReplicaLoad, options: Options, now_s: float) -> None:
-        """Let the node run dry for a model that waits to be loaded; renewed while it waits."""
-        mine = self.reserved is replica and self.reserved_options == options
-        if self.reserved is None or mine or self.reserved_until_s <= now_s:
+    def reserve(self, replica: ReplicaLoad, options: Options, now_s: float) -> bool:
+        """Let the node run dry for a model that waits to be loaded; renewed while it waits. False
+        when it is kept for another one.
+        """
+        if self.reserved is None or self.reserved_until_s <= now_s:
             self.reserved = replica
             self.reserved_options = options
-            self.reserved_until_s = now_s + RESERVED_S
+        return self.keep_reserved(replica, options, now_s)
 
-    def keep_reserved(self, now_s: float) -> None:
-        """Who it is for waits on."""
-        if self.reserved is not None:
+    def keep_reserved(self, replica: ReplicaLoad, options: Options, now_s: float) -> bool:
+        """Who it is for waits on. False when it is not kept for that one any more."""
+        is_for_it = self.reserved is replica and self.reserved_options == options
+        if is_for_it:
             self.reserved_until_s = now_s + RESERVED_S
+        return is_for_it
 
     def load_ahead_s(self, now_s: float) -> float:
         """Until the load under way is done: loads on a machine happen one after the other."""

@@ -15,7 +15,7 @@ import msgspec
 from ollama_herd.core.decision import Rejected
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import NodeLoad, ReplicaLoad
+from ollama_herd.core.inflight import Options, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.queue import QueueSettings, refusal
 from ollama_herd.core.remaining import remaining_times
@@ -78,7 +78,7 @@ class Turns:
         self._room = room
         self._shares = shares
         self._grant = grant
-        self._reserved: dict[str, NodeLoad] = {}
+        self._reserved: dict[str, tuple[ReplicaLoad, Options]] = {}  # by request
 
     def queue_by(self, settings: QueueSettings) -> None:
         """Other settings from now on."""
@@ -98,10 +98,9 @@ class Turns:
 
     def renew(self, now_s: float) -> None:
         """A tick: nodes stay reserved for as long as those wait for whom they are."""
-        for request_id, node in list(self._reserved.items()):
-            if request_id in self._room.pending:
-                node.keep_reserved(now_s)
-            else:
+        for request_id, (replica, options) in list(self._reserved.items()):
+            is_kept = request_id in self._room.pending
+            if not (is_kept and replica.node.keep_reserved(replica, options, now_s)):
                 del self._reserved[request_id]
 
     def _round(self, models: Collection[str], fleet: Fleet, now_s: float) -> list[Effect]:
@@ -179,9 +178,10 @@ class Turns:
         if self._is_probe(best, request, now_s):
             self._room.remove(request.request_id)
             return self._grant(pending, ranking)
-        if best.context or (best.is_blocked and now_s - request.arrived_s > STARVED_S):
-            replica.node.reserve(replica, request.load_options, now_s)
-            self._reserved[request.request_id] = replica.node
+        options = request.load_options
+        is_owed = best.context or (best.is_blocked and now_s - request.arrived_s > STARVED_S)
+        if is_owed and replica.node.reserve(replica, options, now_s):
+            self._reserved[request.request_id] = (replica, options)
         ready_s = best.wait + best.load + best.context
         held_alike.append(pending)
         state.held.setdefault(replica, []).append(now_s + ready_s + best.prefill + best.decode)
