@@ -82,6 +82,7 @@ FOLDERS = MappingProxyType(
         "router/models": "managing models",
         "agent": "the process `herd-node`",
         "simulate": "`herd simulate`",
+        "simulate/reference": "the policy that the herd is measured against",
         "dashboard": "pages",
         "store": "the database",
         "store/migrations": "steps of its schema",

@@ -25,6 +25,14 @@ MAX_LOADED = 3
 """`OLLAMA_MAX_LOADED_MODELS`: three for each GPU."""
 
 _DONE = 1e-9
+_ROUNDING = 1e-6
+
+
+def kept_s(keep_alive_s: float | None) -> float:
+    """How long an idle model stays for a request that asks for this: negative is for ever."""
+    if keep_alive_s is None:
+        return KEEP_ALIVE_S
+    return keep_alive_s if keep_alive_s >= 0 else float("inf")
 
 
 @dataclass(eq=False)
@@ -46,6 +54,13 @@ class Job:
     ready_s: float = -1.0
     began_s: float = -1.0
     was_cold: bool = False
+    keep_alive_s: float = KEEP_ALIVE_S
+
+    def streamed(self, passed_s: float) -> int:
+        """Tokens that are out when its engine was last moved on so long ago."""
+        if self.first_s < 0:
+            return 0
+        return max(1, int(self.output - max(0.0, self.left - self.rate * passed_s) + _ROUNDING))
 
     def usage(self, now_s: float) -> Usage:
         """What the engine says at the end."""
@@ -68,6 +83,7 @@ class Runner:
     ready_s: float
     used_s: float
     is_ready: bool = False
+    keep_alive_s: float = KEEP_ALIVE_S
     active: list[Job] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
     caches: SlotMirror = field(default_factory=SlotMirror)
@@ -132,7 +148,7 @@ class Engine:
             if not runner.is_ready:
                 at_s = min(at_s, runner.ready_s)
             elif runner.is_idle:
-                at_s = min(at_s, runner.used_s + KEEP_ALIVE_S)
+                at_s = min(at_s, runner.used_s + runner.keep_alive_s)
             for job in runner.active:
                 if job.rate > 0:
                     at_s = min(at_s, self.now_s + max(job.left, 0.0) / job.rate)
@@ -152,7 +168,7 @@ class Engine:
                 runner.is_ready = True
                 runner.used_s = now_s
                 self._start(runner)
-            elif runner.is_idle and runner.used_s + KEEP_ALIVE_S <= now_s + _DONE:
+            elif runner.is_idle and runner.used_s + runner.keep_alive_s <= now_s + _DONE:
                 del self.runners[runner.model]
         self._serve_pending()
         self._set_rates()
@@ -199,6 +215,7 @@ class Engine:
 
     def _admit(self, runner: Runner, job: Job) -> None:
         runner.waiting.append(job)
+        runner.keep_alive_s = job.keep_alive_s
         self._start(runner)
 
     def _start(self, runner: Runner) -> None:

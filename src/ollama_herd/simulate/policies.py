@@ -7,7 +7,7 @@ queues. They count what they sent themselves; what is loaded they know from repo
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.node import Replica
@@ -18,10 +18,13 @@ from ollama_herd.core.scheduler import Grant, QueueSettings, Refuse, Scheduler
 
 
 class Send(NamedTuple):
-    """The request goes to this replica now."""
+    """The request goes to this replica now. `keep_alive_s` is what it asks for, negative for ever;
+    None leaves it to the engine.
+    """
 
     request_id: str
     replica: Replica
+    keep_alive_s: float | None = None
 
 
 class Drop(NamedTuple):
@@ -72,6 +75,14 @@ class Policy(Protocol):
 
     def passed(self, fleet: Fleet, now_s: float) -> Sequence[Action]:
         """A second passed, or the fleet changed."""
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A policy that counts the tokens of answers as they pass through the router."""
+
+    def counts(self, streamed: Callable[[str], int]) -> None:
+        """`streamed` tells of a request how many came so far."""
 
 
 class Herd:
@@ -278,6 +289,12 @@ def _point_sum(rng: Random) -> Policy:
     return PointSum(rng)
 
 
+def _reference(rng: Random) -> Policy:
+    from ollama_herd.simulate.reference.policy import Reference  # noqa: PLC0415 - as above
+
+    return Reference(rng)
+
+
 POLICIES: Mapping[str, Callable[[Random], Policy]] = MappingProxyType(
     {
         "herd": Herd,
@@ -287,6 +304,7 @@ POLICIES: Mapping[str, Callable[[Random], Policy]] = MappingProxyType(
         "power-of-two": PowerOfTwo,
         "prefix-aware": PrefixAware,
         "point-sum": _point_sum,
+        "reference": _reference,
         "no-placement": HerdWithoutPlacement,
     }
 )

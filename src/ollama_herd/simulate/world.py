@@ -14,9 +14,9 @@ from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineReport, NodeReport
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind
-from ollama_herd.simulate.engine import Engine, Job
+from ollama_herd.simulate.engine import Engine, Job, kept_s
 from ollama_herd.simulate.machines import MODELS, Machine, ModelSpec, Truth, fits
-from ollama_herd.simulate.policies import Action, Drop, Policy, Preload, Send, Unload
+from ollama_herd.simulate.policies import Action, CountsTokens, Drop, Policy, Preload, Send, Unload
 from ollama_herd.simulate.workloads import Conversation, Turn
 
 TICK_S = 1.0
@@ -30,7 +30,10 @@ WARM_UP_SHARE = 0.1
 
 DRAIN_LIMIT = 6.0
 DRAIN_MORE_S = 3600.0
-"""Requests not answered after so many horizons and an hour are starved."""
+"""A run ends after so many horizons and an hour, whoever still waits."""
+
+STARVED_S = 3600.0
+"""Requests that waited so long when it ended are starved. Long conversations may go on till then."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -110,6 +113,8 @@ class World:
         self._to_come = 0
         self._failed = 0
         self._estimates = Random(f"estimates-{scenario.seed}")
+        if isinstance(policy, CountsTokens):
+            policy.counts(self._streamed)
         self._plan()
 
     def run(self, progress: Callable[[float], None] | None = None) -> Outcome:
@@ -220,6 +225,7 @@ class World:
 
     def _preload(self, action: Preload) -> None:
         job = Job(action.request, action.request.model, 1, 0, 0, self.now_s)
+        job.keep_alive_s = kept_s(action.request.keep_alive_s)
         name = action.replica.node_id
         if self.engines[name].is_up:
             self._on_engine(name, lambda engine: engine.submit(job))
@@ -242,6 +248,7 @@ class World:
         context = int(dict(asked.request.load_options).get("num_ctx", 0))
         output = 0 if is_embedding else turn.output
         job = Job(asked.request, asked.request.model, turn.prompt, output, context, self.now_s)
+        job.keep_alive_s = kept_s(action.keep_alive_s)
         asked.job = job
         self._on_engine(node, lambda engine: engine.submit(job))
 
@@ -294,6 +301,13 @@ class World:
         usage = job.usage(self.now_s) if outcome is OutcomeKind.COMPLETED else None
         request_id = job.request.request_id
         self._do(self._policy.finished(request_id, outcome, usage, self.fleet, self.now_s))
+
+    def _streamed(self, request_id: str) -> int:
+        """Tokens of the request's answer that have passed the router."""
+        asked = self.asked.get(request_id)
+        if asked is None or asked.job is None:
+            return 0
+        return asked.job.streamed(self.now_s - self.engines[asked.node].now_s)
 
     def _crash(self, name: str) -> None:
         engine = self.engines[name]
@@ -371,7 +385,8 @@ class World:
         horizon_s = self._conditions.horizon_s
         found = Outcome(failed=self._failed, hours=max(self.now_s, 1.0) / 3600)
         found.loads = sum(engine.loads for engine in self.engines.values())
-        found.starved = len(self._open)
+        waited = (self.now_s - self.asked[key].arrived_s for key in self._open)
+        found.starved = sum(seconds >= STARVED_S for seconds in waited)
         found.requests = len(self.asked)
         for asked in self.asked.values():
             if asked.arrived_s < WARM_UP_SHARE * horizon_s:
