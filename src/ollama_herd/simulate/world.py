@@ -33,7 +33,7 @@ DRAIN_MORE_S = 3600.0
 """A run ends after so many horizons and an hour, whoever still waits."""
 
 STARVED_S = 3600.0
-"""Requests that waited so long when it ended are starved. Long conversations may go on till then."""
+"""Requests that waited so long when it ended are starved: long sessions may go on till then."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
