@@ -1,5 +1,6 @@
 """The documentation says what the code does: generated pages, names, links, commands, messages."""
 
+import ast
 import itertools
 import re
 import subprocess
@@ -20,6 +21,7 @@ from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import API_KEY_VARIABLE, HOME_VARIABLE, NodeSettings, RouterSettings, load
 from ollama_herd.core.decision import Cost, Eliminated
+from ollama_herd.core.health.checks import CHECKS
 from ollama_herd.core.node import NodeStatus
 from ollama_herd.core.request import OutcomeKind, RefusalKind
 from tests.documents import (
@@ -111,6 +113,38 @@ def test_headers_of_the_herd_are_explained() -> None:
         if not name.endswith("-"):
             assert name in text, name
     assert all(sources.commented("X-Herd-").values()), "say behind each header what it holds"
+
+
+def _doctor_codes() -> set[str]:
+    """The first words of all `ok(…)`, `warning(…)` and `critical(…)` of the doctors."""
+    calls = (
+        node
+        for path in (sources.PACKAGE / "cli").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
+    return {
+        call.args[0].value
+        for call in calls
+        if call.func.id in ("ok", "warning", "critical")
+        if isinstance(call.args[0], ast.Constant)
+    }
+
+
+def test_every_code_has_its_meaning_and_remedy() -> None:
+    page = _read("troubleshooting.md")
+    doctors, _, checks = page.partition("## What the health checks find")
+    rows = re.findall(r"^\| (`[a-z`, -]+`) \| ([^|]+) \|([^|]*)\|$", doctors, re.MULTILINE)
+    found = {code for row in rows for code in re.findall(r"`([a-z-]+)`", row[0])}
+    codes = _doctor_codes()
+    assert len(codes) > 30
+    assert found == codes
+    known = {check.code for check in CHECKS}
+    named = re.findall(r"^\| (`[a-z`, -]+`) \|", checks, re.MULTILINE)
+    assert {code for row in named for code in re.findall(r"`([a-z-]+)`", row)} == known
+    for check in CHECKS:
+        assert check.meaning in checks
+        assert check.advice in checks
 
 
 # --- links, paths, names -----------------------------------------------------------------------

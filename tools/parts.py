@@ -176,6 +176,14 @@ def checks() -> str:
     )
 
 
+def remedies() -> str:
+    """What each health check means and what to do."""
+    return table(
+        ["code", "what it means", "what to do"],
+        [[f"`{one.code}`", one.meaning, one.advice] for one in CHECKS],
+    )
+
+
 def metrics() -> str:
     """All metrics of the herd's own; their labels are those with which they are declared."""
     nothing = Health(Severity.OK, 0.0, {}, ())
@@ -345,6 +353,7 @@ PARTS: Mapping[str, Callable[..., str]] = MappingProxyType(
         "numbers": numbers,
         "options": options,
         "owners": owners,
+        "remedies": remedies,
         "report": report,
         "settings": settings,
         "signals": signals,
