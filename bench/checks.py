@@ -37,7 +37,7 @@ def check_stream(
     if b"transfer-encoding: chunked" not in head.lower():
         return Received("not chunked", [])
     try:
-        body, segments = _dechunk(raw, len(head) + 4)
+        body, segments = dechunk(raw, len(head) + 4)
     except ValueError as broken:
         return Received(str(broken), [])
     wanted_bytes = order.chunks * LINE_BYTES
@@ -51,7 +51,7 @@ def check_stream(
     return Received("", [at - then for at, then in zip(arrived, sent, strict=True)])
 
 
-def _dechunk(raw: bytes, start: int) -> tuple[bytes, list[_Segment]]:
+def dechunk(raw: bytes, start: int) -> tuple[bytes, list[_Segment]]:
     """The body of a chunked answer that ends exactly where `raw` does; ValueError otherwise."""
     parts: list[bytes] = []
     segments: list[_Segment] = []

@@ -1,4 +1,4 @@
-"""The other answers of the fake engine: Ollama's routes an agent probes, and the bench's own."""
+"""The other answers of the fake engine: what an agent or a router probes, and the bench's own."""
 
 import json
 
@@ -26,7 +26,12 @@ _LOADED = {
     "size_vram": 2_000_000_000,
     "context_length": 4096,
 }
-_OLLAMA = {
+_ANSWERS = {
+    b"GET /health": {"status": "ok"},
+    b"GET /v1/models": {
+        "object": "list",
+        "data": [{"id": wire.MODEL, "object": "model", "created": 0, "owned_by": "library"}],
+    },
     b"GET /api/version": {"version": "0.13.0"},
     b"GET /api/tags": {"models": [_MODEL]},
     b"GET /api/ps": {"models": [_LOADED]},
@@ -65,8 +70,8 @@ def answer_get(data: bytes, stats: Stats) -> bytes:
                 "closed_us": stats.closed_us,
             },
         )
-    if route in _OLLAMA:
-        return _json(b"200 OK", _OLLAMA[route])
+    if route in _ANSWERS:
+        return _json(b"200 OK", _ANSWERS[route])
     return _json(b"404 Not Found", {"error": "not found"})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import procs
 import wire
+import wire_openai
 from checks import percentile
 from wheel import now_us
 
@@ -21,6 +22,7 @@ _GONE_WITHIN_S = 3.0
 """After so long an engine that still works for nobody counts as never told."""
 
 _LONG_US = 30_000_000
+_REQUEST = {"ollama": wire.request, "openai": wire_openai.request}
 
 
 def _control(control_port: int, path: str) -> dict[str, Any]:
@@ -31,7 +33,9 @@ def _control(control_port: int, path: str) -> dict[str, Any]:
     return answer
 
 
-def disconnects(port: int, pids: Sequence[int], control_port: int, trials: int) -> dict[str, Any]:
+def disconnects(
+    port: int, pids: Sequence[int], control_port: int, trials: int, dialect: str = "ollama"
+) -> dict[str, Any]:
     """Milliseconds from the client's close until the engine sees its connection closed.
 
     Mid-stream (a chunk each 50 ms), in a gap of 30 s between two chunks, before the first byte
@@ -51,7 +55,7 @@ def disconnects(port: int, pids: Sequence[int], control_port: int, trials: int) 
         closed_us = {}
         for trial in range(trials):
             order = template._replace(id=number * 1000 + trial + 1)
-            closed_us[order.id] = _leave(port, order, after_s)
+            closed_us[order.id] = _leave(port, order, after_s, dialect)
         seen_us = _wait_closed(control_port, closed_us)
         lost = [order_id for order_id in closed_us if order_id not in seen_us]
         if lost:
@@ -65,10 +69,10 @@ def disconnects(port: int, pids: Sequence[int], control_port: int, trials: int) 
     return result
 
 
-def _leave(port: int, order: wire.Order, after_s: float) -> int:
+def _leave(port: int, order: wire.Order, after_s: float, dialect: str) -> int:
     """Ask, wait (for the first byte where one comes), close; the moment of closing."""
     with socket.create_connection(("127.0.0.1", port), 5) as sock:
-        sock.sendall(wire.request(order, port))
+        sock.sendall(_REQUEST[dialect](order, port))
         if not order.first_us:
             sock.recv(65536)
         time.sleep(after_s)
@@ -141,7 +145,13 @@ def _send_big(port: int, number: int, requests: list[bytes], problems: list[str]
 
 
 def backpressure(
-    port: int, pids: Sequence[int], control_port: int, total_mb: int, wait_s: float
+    port: int,
+    pids: Sequence[int],
+    *,
+    control_port: int,
+    total_mb: int,
+    wait_s: float,
+    dialect: str = "ollama",
 ) -> dict[str, Any]:
     """A client that reads one piece and stops, of a stream sent at full speed in 8 KB chunks.
 
@@ -152,7 +162,7 @@ def backpressure(
     before_mb = procs.rss_mb(pids)
     order = wire.Order(1, total_mb * 1000_000 // 8192, 0, 0, 8192)
     with socket.create_connection(("127.0.0.1", port), 10) as sock:
-        sock.sendall(wire.request(order, port))
+        sock.sendall(_REQUEST[dialect](order, port))
         sock.recv(1024)
         time.sleep(wait_s)
         taken_bytes = _control(control_port, "/bench/stats")["flood_bytes"]

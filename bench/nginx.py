@@ -8,6 +8,7 @@ from pathlib import Path
 
 import procs
 import wire
+import wire_openai
 
 HOW_TO_INSTALL = (
     "nginx is not installed (Debian: apt install nginx-light; macOS: brew install nginx)"
@@ -61,6 +62,9 @@ _ENGINE = """
         listen 127.0.0.1:{port} backlog=4096;
         default_type application/json;
         location / {{ return 200 '{answer}'; }}
+        location /v1/chat/ {{ return 200 '{openai_answer}'; }}
+        location = /v1/models {{ return 200 '{{"object":"list","data":[{{"id":"{model}"}}]}}'; }}
+        location = /health {{ return 200 '{{}}'; }}
     }}
 """
 
@@ -125,6 +129,10 @@ class NginxEngine(Nginx):
 
     def __init__(self, home: Path, core: int | None) -> None:
         self.ports = [procs.free_port(), procs.free_port()]
-        answer = wire.answer(0).decode()
-        servers = "".join(_ENGINE.format(port=port, answer=answer) for port in self.ports)
+        answers = {
+            "answer": wire.answer(0).decode(),
+            "openai_answer": wire_openai.answer(0).decode(),
+            "model": wire.MODEL,
+        }
+        servers = "".join(_ENGINE.format(port=port, **answers) for port in self.ports)
         super().__init__(home, servers, self.ports, core)

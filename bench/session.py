@@ -30,6 +30,8 @@ class Proxy(Protocol):
 class Session:
     """The engines on the load's core, and the way to start proxies and loads."""
 
+    generator_file = _HERE / "loadgen.py"
+
     def __init__(self, home: Path, *, quick: bool, use_wrk: bool, tick: Callable[[], None]) -> None:
         self.quick = quick
         self._home = home
@@ -60,31 +62,39 @@ class Session:
         """A fresh proxy of that name, up and with both nodes known."""
         self._started += 1
         home = self._home / f"{name}-{self._started}"
-        fast = self._fast.ports if self._fast else []
+        fast = self.fast_engines
         if name == "nginx":
             return nginx.NginxProxy(home, self.engines, fast, self.proxy_core)
         from herd import Herd  # noqa: PLC0415 - the package need not be there for nginx alone
 
         return Herd(home, self.engines, fast, self.proxy_core)
 
+    @property
+    def fast_engines(self) -> list[int]:
+        """Engines for the rate of requests; empty without wrk."""
+        return self._fast.ports if self._fast else []
+
     def load(self, mode: str, port: int, pids: Sequence[int], **keys: object) -> dict[str, Any]:
-        """Run loadgen.py to its end; RuntimeError when it fails."""
+        """Run the load generator to its end; RuntimeError when it fails."""
         order = {"mode": mode, "port": port, "pids": list(pids), **keys}
-        text = self._run([sys.executable, str(_HERE / "loadgen.py"), json.dumps(order)])
+        text = self._run([sys.executable, str(self.generator_file), json.dumps(order)])
         result: dict[str, Any] = json.loads(text)
         return result
 
-    def run_wrk(self, port: int, pids: Sequence[int], seconds: int) -> dict[str, Any]:
+    def run_wrk(
+        self, port: int, pids: Sequence[int], seconds: int, request: bytes = b""
+    ) -> dict[str, Any]:
         """32 connections of wrk at the fast engines: requests, CPU seconds, errors."""
         script = self._home / "post.lua"
-        request = wire.request(wire.Order(0), port, model=wire.FAST_MODEL)
-        body = request.partition(b"\r\n\r\n")[2].decode()
-        script.write_text(_WRK_SCRIPT % body)
+        request = request or wire.request(wire.Order(0), port, model=wire.FAST_MODEL)
+        head, _, body = request.partition(b"\r\n\r\n")
+        path = head.split(b" ", 2)[1].decode()
+        script.write_text(_WRK_SCRIPT % body.decode())
         cpu_before_s = procs.cpu_s(pids)
         assert self.wrk
         text = self._run(
             [self.wrk, "-t1", "-c32", f"-d{seconds}s", "-s", str(script),
-             f"http://127.0.0.1:{port}/api/chat"]
+             f"http://127.0.0.1:{port}{path}"]
         )  # fmt: skip
         cpu_used_s = procs.cpu_s(pids) - cpu_before_s
         result: dict[str, Any] = json.loads(text[text.rindex("{") :])

@@ -13,18 +13,18 @@ import socket
 import sys
 import zlib
 from collections.abc import Iterator
+from types import ModuleType
 
+import flood
 import wire
+import wire_openai
 from engine_api import Stats, answer_get
 from poller import READ, WRITE, new_poller
 from wheel import Wheel, now_us
 
+_DIALECTS = ((b"POST /api/chat", wire), (b"POST /v1/chat/completions", wire_openai))
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _ORDER_WITHIN = 4096  # the prompt's start; an image follows it
-_FLOOD_BLOCK_BYTES = 1024
-"""A stream at full speed is written about eight chunks at a time: an engine that never waits
-for its socket, yet not so much at once that a proxy sees whole streams."""
-_PADDED_BLOCK_BYTES = 65536
 
 
 class Stream:
@@ -48,6 +48,7 @@ class Connection:
         "body_left",
         "body_start",
         "crc",
+        "dialect",
         "engine",
         "flood",
         "input",
@@ -63,6 +64,7 @@ class Connection:
         self.body_left = 0  # bytes of a large body still to come
         self.body_start = b""
         self.crc = 0
+        self.dialect: ModuleType | None = None  # of the request in hand
         self.out = b""  # what the socket did not take
         self.stream: Stream | None = None
         self.flood: Iterator[bytes] | None = None
@@ -98,11 +100,12 @@ class Connection:
         found = _LENGTH.search(data, 0, head_end)
         length = int(found[1]) if found else 0
         body = data[head_end + 4 :]
+        self.dialect = next((d for start, d in _DIALECTS if data.startswith(start)), None)
         if len(body) < length:
             self.body_left = length - len(body)
             self.body_start = body
             self.crc = zlib.crc32(body)
-        elif data.startswith(b"POST /api/chat"):
+        elif self.dialect is not None:
             self._answer(wire.read_order(body), 0)
         else:
             self.write(answer_get(data, self.engine.stats))
@@ -118,6 +121,7 @@ class Connection:
 
     def _answer(self, order: wire.Order, crc: int) -> None:
         self.engine.stats.requests += 1
+        dialect = self.dialect or wire
         if order.chunks or order.first_us:
             at_us = now_us()
             self.stream = Stream(self, order, at_us + order.first_us)
@@ -126,8 +130,8 @@ class Connection:
             else:
                 self.engine.fire(self.stream, at_us)
         else:
-            body = wire.answer(order.id, crc)
-            self.write(wire.ANSWER_HEAD % len(body) + body)
+            body = dialect.answer(order.id, crc)
+            self.write(dialect.ANSWER_HEAD % len(body) + body)
 
     def write(self, data: bytes) -> int:
         """Bytes taken by the socket; the rest waits until it is writable."""
@@ -231,20 +235,21 @@ class Engine:
             return
         order = stream.order
         connection = stream.connection
+        dialect = connection.dialect or wire
         number = stream.sent
         if order.chunks == 0:
             connection.stream = None
-            body = wire.answer(order.id)
-            connection.write(wire.ANSWER_HEAD % len(body) + body)
+            body = dialect.answer(order.id)
+            connection.write(dialect.ANSWER_HEAD % len(body) + body)
         elif order.period_us == 0:
-            connection.start_flood(_flood_blocks(order))
+            connection.start_flood(flood.blocks(order, dialect))
         elif number == order.chunks:
             stream.is_over = True
             connection.stream = None
-            connection.write(wire.final_chunk(order.chunks))
+            connection.write(dialect.final_chunk(order.chunks))
         else:
-            data = wire.chunk(at_us, order.id, number)
-            connection.write(data if number else wire.STREAM_HEAD + data)
+            data = dialect.chunk(at_us, order.id, number)
+            connection.write(data if number else dialect.STREAM_HEAD + data)
             stream.sent = number + 1
             stream.due_us += order.period_us
             self.wheel.add(stream, stream.due_us)
@@ -262,21 +267,6 @@ class Engine:
         self.poller.unregister(sock.fileno())
         del self._connections[sock.fileno()]
         sock.close()
-
-
-def _flood_blocks(order: wire.Order) -> Iterator[bytes]:
-    """The stream in the pieces that it is written in."""
-    block = bytearray(wire.STREAM_HEAD)
-    block_bytes = _PADDED_BLOCK_BYTES if order.pad else _FLOOD_BLOCK_BYTES
-    for number in range(order.chunks):
-        if order.pad:
-            block += wire.padded_chunk(now_us(), order.id, number, order.pad)
-        else:
-            block += wire.chunk(now_us(), order.id, number)
-        if len(block) >= block_bytes:
-            yield bytes(block)
-            block.clear()
-    yield bytes(block) + wire.final_chunk(order.chunks)
 
 
 def _listen() -> socket.socket:
