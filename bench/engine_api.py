@@ -4,7 +4,7 @@ import json
 
 import wire
 
-_DETAILS = {
+DETAILS = {
     "parent_model": "",
     "format": "gguf",
     "family": "llama",
@@ -12,16 +12,18 @@ _DETAILS = {
     "parameter_size": "3.2B",
     "quantization_level": "Q4_K_M",
 }
-_MODEL = {
+MODEL = {
     "name": wire.MODEL,
     "model": wire.MODEL,
     "modified_at": "2026-01-01T00:00:00Z",
     "size": 2_000_000_000,
     "digest": "b" * 64,
-    "details": _DETAILS,
+    "details": DETAILS,
+    "capabilities": ["completion", "tools"],
 }
+"""As an entry of `/api/tags`."""
 _LOADED = {
-    **{key: value for key, value in _MODEL.items() if key != "modified_at"},
+    **{key: value for key, value in MODEL.items() if key not in ("modified_at", "capabilities")},
     "expires_at": "2099-01-01T00:00:00Z",
     "size_vram": 2_000_000_000,
     "context_length": 4096,
@@ -33,12 +35,12 @@ _ANSWERS = {
         "data": [{"id": wire.MODEL, "object": "model", "created": 0, "owned_by": "library"}],
     },
     b"GET /api/version": {"version": "0.13.0"},
-    b"GET /api/tags": {"models": [_MODEL]},
+    b"GET /api/tags": {"models": [MODEL]},
     b"GET /api/ps": {"models": [_LOADED]},
     b"POST /api/show": {
-        "details": _DETAILS,
+        "details": DETAILS,
         "model_info": {"general.architecture": "llama", "llama.context_length": 4096},
-        "capabilities": ["completion"],
+        "capabilities": ["completion", "tools"],
     },
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+import engine_api
 import procs
 import wire
 from ollama_herd.core.node import (
@@ -22,6 +23,7 @@ from ollama_herd.core.node import (
     EngineReport,
     LoadedModel,
     Model,
+    ModelDetails,
     NodeReport,
     Platform,
     ReportReply,
@@ -133,24 +135,34 @@ class _Node:
 
 
 def _engine(port: int, model: str) -> EngineReport:
-    size_bytes = 2_000_000_000
+    size_bytes: int = engine_api.MODEL["size"]
     digest = ("f" if model == wire.FAST_MODEL else "b") * 64
+    details = msgspec.convert(engine_api.DETAILS, ModelDetails)
+    found = Model(
+        name=model,
+        digest=digest,
+        weights=digest,
+        size_bytes=size_bytes,
+        modified_at=engine_api.MODEL["modified_at"],
+        details=details,
+        capabilities=tuple(engine_api.MODEL["capabilities"]),
+    )
+    loaded = LoadedModel(
+        name=model,
+        digest=digest,
+        size_bytes=size_bytes,
+        size_vram_bytes=size_bytes,
+        context_length=4096,
+        expires_at="2099-01-01T00:00:00Z",
+        details=details,
+    )
     return EngineReport(
         engine_id=f"ollama-{port}",
         kind=EngineKind.OLLAMA,
         port=port,
         version="0.13.0",
-        models=(Model(name=model, digest=digest, weights=digest, size_bytes=size_bytes),),
-        loaded=(
-            LoadedModel(
-                name=model,
-                digest=digest,
-                size_bytes=size_bytes,
-                size_vram_bytes=size_bytes,
-                context_length=4096,
-                expires_at="2099-01-01T00:00:00Z",
-            ),
-        ),
+        models=(found,),
+        loaded=(loaded,),
         slots=_SLOTS,
         max_loaded=3,
     )

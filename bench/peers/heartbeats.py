@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import engine_api
 import wire
 
 INTERVAL_S = 5.0  # its nodes' default
@@ -23,6 +24,12 @@ def heartbeat(number: int, engine: int, parallel: int = _PARALLEL) -> dict[str, 
         "quantization": "Q4_K_M",
         "context_length": 4096,
     }
+    meta = {
+        "modified_at": engine_api.MODEL["modified_at"],
+        "digest": engine_api.MODEL["digest"],
+        "capabilities": engine_api.MODEL["capabilities"],
+        **engine_api.DETAILS,
+    }
     return {
         "node_id": f"bench-{number}",
         "arch": "x86_64",
@@ -32,6 +39,7 @@ def heartbeat(number: int, engine: int, parallel: int = _PARALLEL) -> dict[str, 
         "ollama": {
             "models_loaded": [loaded],
             "models_available": [wire.MODEL],
+            "models_available_meta": {wire.MODEL: meta},
             "models_available_sizes": {wire.MODEL: 2.0},
             "max_loaded_models": 3,
             "num_parallel": parallel,

@@ -45,6 +45,8 @@ class Kind:
     command: Callable[[Place], list[str]] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     start_s: float = 90.0
+    has_model_states: bool = False
+    """Whether what it has learnt of an engine is kept per model, not for the whole engine."""
 
     def surroundings(self, home: Path) -> dict[str, str]:
         """An environment in which no settings, keys or home of the user reach it."""
@@ -138,6 +140,7 @@ KINDS: Mapping[str, Kind] = {
                 "LITELLM_MASTER_KEY": wire_openai.KEY,
             },
             start_s=180.0,
+            has_model_states=True,
         ),
         Kind(
             "sglang-router",

@@ -25,7 +25,13 @@ class Server:
     """`port` answers for two engines; `process` is the one to account."""
 
     def __init__(
-        self, kind: Kind, home: Path, engines: Sequence[int], core: int | None = None
+        self,
+        kind: Kind,
+        home: Path,
+        engines: Sequence[int],
+        *,
+        core: int | None = None,
+        models: Sequence[str] = (wire.MODEL,),
     ) -> None:
         self.kind = kind
         self._beats: Heartbeats | None = None
@@ -37,19 +43,20 @@ class Server:
         if self._own is not None:
             self.port, self.process = self._own.port, self._own.process
         else:
-            self._start(kind, home, engines, core)
+            self._start(Place(home, procs.free_port(), engines, models), core)
         try:
             self._wait_ready()
         except BaseException:
             self.stop()
             raise
 
-    def _start(self, kind: Kind, home: Path, engines: Sequence[int], core: int | None) -> None:
+    def _start(self, place: Place, core: int | None) -> None:
+        kind, home = self.kind, place.home
         home.mkdir(parents=True)
-        self.port = procs.free_port()
+        self.port = place.port
         assert kind.command is not None
         self._log = home / "output.log"
-        command = kind.command(Place(home, self.port, engines))
+        command = kind.command(place)
         with procs.on_core(core), self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -62,7 +69,7 @@ class Server:
         try:
             procs.wait_for_port(self.port, self.process, kind.start_s)
             if kind.name == "ollama-herd":
-                self._beats = Heartbeats(self.port, engines)
+                self._beats = Heartbeats(self.port, place.engines)
                 self._beats.start()
         except (RuntimeError, OSError) as failed:
             self.stop()
