@@ -33,6 +33,8 @@ from ollama_herd.core.node import (
 _SLOTS = 10_000
 """More than any load here has in flight: queueing is on, yet nothing has to wait."""
 
+_START_S = 60.0  # on a machine that is busy with other work
+
 _INTERVAL_S = 2.0  # the agents' default
 
 
@@ -46,7 +48,13 @@ class Herd:
     """A router with its own home, tracing and all else at their defaults."""
 
     def __init__(
-        self, home: Path, engines: Sequence[int], fast: Sequence[int], core: int | None
+        self,
+        home: Path,
+        engines: Sequence[int],
+        fast: Sequence[int],
+        core: int | None,
+        *,
+        models: Sequence[str] = (wire.MODEL,),
     ) -> None:
         home.mkdir(parents=True)
         self.port = self.fast_port = procs.free_port()
@@ -61,13 +69,13 @@ class Herd:
             )
         self._stopped = threading.Event()
         try:
-            procs.wait_for_port(self.port, self.process)
+            procs.wait_for_port(self.port, self.process, _START_S)
             self._nodes = [
                 _Node(
                     self.port,
                     number,
-                    [(port, wire.MODEL) for port in engines[number::2]]
-                    + [(port, wire.FAST_MODEL) for port in fast[number::2]],
+                    [(port, models) for port in engines[number::2]]
+                    + [(port, [wire.FAST_MODEL]) for port in fast[number::2]],
                 )
                 for number in range(2)
             ]
@@ -97,13 +105,15 @@ class Herd:
 class _Node:
     """One node's heartbeats: all of it first, then only what changes all the time."""
 
-    def __init__(self, router_port: int, number: int, engines: list[tuple[int, str]]) -> None:
+    def __init__(
+        self, router_port: int, number: int, engines: list[tuple[int, Sequence[str]]]
+    ) -> None:
         self.node_id = f"bench-{number}"
         self._url = f"http://127.0.0.1:{router_port}/fleet/heartbeat"
         self._seq = 0
         self._boot = int(time.time() * 1000)  # noqa: TID251
         self._is_known = False
-        self._engines = tuple(_engine(port, model) for port, model in engines)
+        self._engines = tuple(_engine(port, models) for port, models in engines)
 
     def report(self) -> None:
         """Post one heartbeat; OSError when the router does not take it."""
@@ -134,37 +144,51 @@ class _Node:
             raise OSError(f"{refused} {refused.read()[:300]!r}") from refused
 
 
-def _engine(port: int, model: str) -> EngineReport:
-    size_bytes: int = engine_api.MODEL["size"]
-    digest = ("f" if model == wire.FAST_MODEL else "b") * 64
-    details = msgspec.convert(engine_api.DETAILS, ModelDetails)
-    found = Model(
-        name=model,
-        digest=digest,
-        weights=digest,
-        size_bytes=size_bytes,
-        modified_at=engine_api.MODEL["modified_at"],
-        details=details,
-        capabilities=tuple(engine_api.MODEL["capabilities"]),
-    )
-    loaded = LoadedModel(
-        name=model,
-        digest=digest,
-        size_bytes=size_bytes,
-        size_vram_bytes=size_bytes,
-        context_length=4096,
-        expires_at="2099-01-01T00:00:00Z",
-        details=details,
-    )
+def _engine(port: int, models: Sequence[str]) -> EngineReport:
     return EngineReport(
         engine_id=f"ollama-{port}",
         kind=EngineKind.OLLAMA,
         port=port,
         version="0.13.0",
-        models=(found,),
-        loaded=(loaded,),
+        models=tuple(_found(name) for name in models),
+        loaded=tuple(_loaded(name) for name in models),
         slots=_SLOTS,
         max_loaded=3,
+    )
+
+
+_SIZE_BYTES: int = engine_api.MODEL["size"]
+_DETAILS = msgspec.convert(engine_api.DETAILS, ModelDetails)
+
+
+def _digest(name: str) -> str:
+    known = {wire.MODEL: engine_api.MODEL["digest"], wire.FAST_MODEL: "f" * 64}
+    return known.get(name) or "e" * 64
+
+
+def _found(name: str) -> Model:
+    is_embedding = name.startswith("embed")
+    capabilities = ("embedding",) if is_embedding else tuple(engine_api.MODEL["capabilities"])
+    return Model(
+        name=name,
+        digest=_digest(name),
+        weights=_digest(name),
+        size_bytes=_SIZE_BYTES,
+        modified_at=engine_api.MODEL["modified_at"],
+        details=_DETAILS,
+        capabilities=capabilities,
+    )
+
+
+def _loaded(name: str) -> LoadedModel:
+    return LoadedModel(
+        name=name,
+        digest=_digest(name),
+        size_bytes=_SIZE_BYTES,
+        size_vram_bytes=_SIZE_BYTES,
+        context_length=4096,
+        expires_at="2099-01-01T00:00:00Z",
+        details=_DETAILS,
     )
 
 

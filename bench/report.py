@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from figures import TITLES
+from machine import line as machine_line
 
 _COLUMNS = ("figure", "nginx", "herd", "herd / nginx", "target", "")
 _NUMBER_WIDTH = 22
@@ -76,7 +77,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += ["", f"**{TITLES[scenario]}**", ""]
         lines += ["| " + " | ".join(_COLUMNS) + " |", "| --- | ---: | ---: | ---: | --- | --- |"]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    return "\n".join([*(f"{line}  " for line in _notes(results)), *lines])
+    return "\n".join([*_page_notes(results), *lines])
+
+
+def _page_notes(results: Mapping[str, Any]) -> list[str]:
+    """As a list, without what only this run knows: a moment and a commit."""
+    machine = results["machine"]
+    versions = f"Ollama Herd {machine['herd']}, nginx {machine['nginx']}"
+    notes = [f"{versions}; {machine_line(machine)}", *_notes(results)[1:]]
+    return [f"- {note}" for note in notes]
 
 
 def _by_scenario(results: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:

@@ -5,11 +5,8 @@ Ends with 1 when an answer was wrong or a stream was lost, not because of a rati
 
 import argparse
 import json
-import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import machine
 import nginx
+import pages
 import procs
 from figures import TITLES, summarise
-from report import print_tables
+from report import markdown, print_tables
 from scenarios import SCENARIOS, Scenario
 from session import Proxy, Session
 
@@ -41,6 +40,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds of every scenario")
     parser.add_argument(
         "--own-load", action="store_true", help="do not use wrk even where it is installed"
+    )
+    parser.add_argument(
+        "--write-docs", action="store_true", help="put the tables into docs/benchmarks.md"
     )
     options = parser.parse_args()
     unknown = set(options.proxy.split(",")) - {"herd", "nginx"}
@@ -126,31 +128,6 @@ def _run_scenario(
     return results
 
 
-def _machine() -> dict[str, Any]:
-    def first_line(*command: str) -> str:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError:
-            return "unknown"
-        return (done.stdout + done.stderr).strip().partition("\n")[0] or "unknown"
-
-    cpu = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names = [row for row in cpu_info.read_text().splitlines() if row.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    version = first_line(nginx.executable() or "nginx", "-v").rpartition("/")[2]
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "nginx": version,
-        "commit": first_line("git", "-C", str(_HERE), "describe", "--always", "--dirty"),
-        "load_average": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
-    }
-
-
 def _collect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     names = options.only or list(SCENARIOS)
     proxy_names, skipped = _proxies(options.proxy.split(","))
@@ -187,7 +164,7 @@ def _collect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "generator": session.generator,
         "pinning": f"proxy on core {cores[0]}, engines and load on core {cores[1]}"
         if cores[0] is not None else "nothing pinned",
-        "machine": _machine(),
+        "machine": machine.described(),
         "skipped": skipped,
         "scenarios": scenarios,
     }  # fmt: skip
@@ -231,6 +208,8 @@ def main() -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=1))
     print_tables(results, console)
+    if options.write_docs:
+        pages.put(pages.DOCS / "benchmarks.md", "beside nginx", markdown(results))
     console.print(f"Results: {target}")
     return 1 if results["problems"] else 0
 

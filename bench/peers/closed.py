@@ -4,6 +4,7 @@ Everything the bench starts inherits it, so that nothing of a router's can leave
 whatever it would like to reach.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -29,7 +30,12 @@ def prefix() -> list[str] | None:
 
 
 def raise_loopback() -> None:
-    """A new namespace has loopback, but down."""
+    """A new namespace has loopback, but down; nothing is done where it is up."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", 0))
+        probe.listen()
+        socket.create_connection(probe.getsockname(), 1).close()
+        return
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh22x", b"lo", _UP_AND_RUNNING))
 

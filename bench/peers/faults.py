@@ -5,7 +5,6 @@ long, with a model of its own for each cell. Both engines answered all requests 
 the one that the router asked more often goes wrong, so that the fault is met.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ PATIENCE_S = 40.0
 byte and 20 s within a stream; a router that needs longer than this has left its clients alone."""
 
 _WARM_UP = 8
+_AT_ONCE = 4
 _KEY = {"Authorization": f"Bearer {wire_openai.KEY}"}
 
 
@@ -171,7 +171,7 @@ def _read(form: Form, answer: Response) -> Read:
 def run_all(
     kinds: Sequence[Kind], home: Path, *, quick: bool
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """All routers beside each other, because most of the time is spent waiting for hangs.
+    """Some routers beside each other, because most of the time is spent waiting for hangs.
 
     Cells by router, and for those that failed the reason.
     """
@@ -184,9 +184,6 @@ def run_all(
         except (RuntimeError, OSError) as reason:
             failed[kind.name] = str(reason)
 
-    threads = [threading.Thread(target=work, args=(kind,)) for kind in kinds]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(_AT_ONCE) as workers:
+        list(workers.map(work, kinds))
     return found, failed

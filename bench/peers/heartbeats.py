@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import engine_api
-import wire
 
 INTERVAL_S = 5.0  # its nodes' default
 _PARALLEL = 64
 """Slots a node reports: more than the load has in flight, fewer than would be unlikely."""
 
 
-def heartbeat(number: int, engine: int, parallel: int = _PARALLEL) -> dict[str, Any]:
-    """What a node of ollama-herd posts, with one model loaded."""
+def heartbeat(
+    number: int, engine: int, models: Sequence[str], parallel: int = _PARALLEL
+) -> dict[str, Any]:
+    """What a node of ollama-herd posts, with all its models loaded."""
     loaded = {
-        "name": wire.MODEL,
         "size_gb": 2.0,
         "parameter_size": "3.2B",
         "quantization": "Q4_K_M",
@@ -37,10 +37,10 @@ def heartbeat(number: int, engine: int, parallel: int = _PARALLEL) -> dict[str, 
         "memory": {"total_gb": 64.0, "used_gb": 16.0, "available_gb": 48.0},
         "disk": {"total_gb": 1000.0, "used_gb": 500.0, "available_gb": 500.0},
         "ollama": {
-            "models_loaded": [loaded],
-            "models_available": [wire.MODEL],
-            "models_available_meta": {wire.MODEL: meta},
-            "models_available_sizes": {wire.MODEL: 2.0},
+            "models_loaded": [{"name": name, **loaded} for name in models],
+            "models_available": list(models),
+            "models_available_meta": dict.fromkeys(models, meta),
+            "models_available_sizes": dict.fromkeys(models, 2.0),
             "max_loaded_models": 3,
             "num_parallel": parallel,
             "version": "0.13.0",
@@ -53,10 +53,11 @@ def heartbeat(number: int, engine: int, parallel: int = _PARALLEL) -> dict[str, 
 class Heartbeats:
     """Posts them until it is stopped."""
 
-    def __init__(self, port: int, engines: Sequence[int]) -> None:
+    def __init__(self, port: int, engines: Sequence[int], models: Sequence[str]) -> None:
         self._url = f"http://127.0.0.1:{port}/heartbeat"
         self._bodies = [
-            json.dumps(heartbeat(number, engine)).encode() for number, engine in enumerate(engines)
+            json.dumps(heartbeat(number, engine, models)).encode()
+            for number, engine in enumerate(engines)
         ]
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)

@@ -15,7 +15,7 @@ import wire_openai
 from peers import environments
 
 OLLAMA, OPENAI = "ollama", "openai"
-OURS = "ollama herd"
+OURS = "Ollama Herd (this project)"
 PATHS = {OLLAMA: "/api/chat", OPENAI: "/v1/chat/completions"}
 
 
@@ -117,7 +117,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "ollama-herd",
-            "ollama-herd",
+            "ollama-herd (PyPI)",
             _BOTH,
             "all defaults but telemetry, off by FLEET_TELEMETRY; the bench posts the heartbeats "
             "of two nodes, with OLLAMA_NUM_PARALLEL=64 so that its limit does not queue the load",

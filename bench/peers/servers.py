@@ -37,7 +37,7 @@ class Server:
         self._beats: Heartbeats | None = None
         self._own: Herd | nginx.NginxProxy | None = None
         if kind.name == "herd":
-            self._own = Herd(home, engines, [], core)
+            self._own = Herd(home, engines, [], core, models=models)
         elif kind.name == "nginx":
             self._own = nginx.NginxProxy(home, engines, [], core)
         if self._own is not None:
@@ -69,7 +69,7 @@ class Server:
         try:
             procs.wait_for_port(self.port, self.process, kind.start_s)
             if kind.name == "ollama-herd":
-                self._beats = Heartbeats(self.port, place.engines)
+                self._beats = Heartbeats(self.port, place.engines, place.models)
                 self._beats.start()
         except (RuntimeError, OSError) as failed:
             self.stop()
