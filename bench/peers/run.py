@@ -142,10 +142,11 @@ def _costs(
                     values[kind.name].append({})
     finally:
         session.close()
-    pinned = "the router on one core, engines and load on another"
+    is_pinned = session.proxy_core is not None
+    pinned = "the router on one core, engines and load on another" if is_pinned else "not pinned"
     how = (
         f"Rounds: {rounds}, every router once in each, fresh; medians (least-greatest); "
-        f"small requests by {session.generator}; {pinned if session.proxy_core is not None else 'nothing pinned'}"
+        f"small requests by {session.generator}; {pinned}"
     )
     return values, failed, how
 
