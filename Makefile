@@ -16,7 +16,7 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist screenshots clean setup fuzz audit
+.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist screenshots recording clean setup fuzz audit
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -79,6 +79,11 @@ audit: $(SYNCED) ## known vulnerabilities of what is installed with the herd (as
 
 screenshots: web ## pictures of the dashboard with made-up machines, into docs/images (needs Chromium)
 	$(BIN)/python -m tests.web.screenshots docs/images
+
+recording: $(SYNCED) $(GGUF) ## the demo as it runs, a node dying, as a picture that types itself
+	HERD_HOME="$(DEMO_HOME)" $(BIN)/python -m tools.recording docs/images/demo.svg \
+		"A node dies in the middle of its answer, and another one goes on" \
+		$(BIN)/herd demo --yes --once --failover
 
 clean: ## remove all that was installed, downloaded and built here
 	rm -rf $(VENV) "$(DEMO_HOME)" dist build site .mypy_cache .ruff_cache .pytest_cache \
