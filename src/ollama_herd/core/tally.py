@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ollama_herd.core.request import Attempt, OutcomeKind, RefusalKind
+from ollama_herd.core.request import Attempt, OutcomeKind, RefusalKind, Usage
+from ollama_herd.core.routing import Candidate, RouteDecision
 from ollama_herd.core.trace import Trace
 
 WINDOW_MINUTES = 10
@@ -194,24 +195,30 @@ class Counts:
         if trace.refusal is not None:
             kind = trace.refusal.kind
             self.refused[kind] = self.refused.get(kind, 0) + 1
-        self.queue_s.add(trace.queue_ms / 1e3)
-        self.total_s.add(trace.total_ms / 1e3)
+        # Histograms are spelt out here: four calls would be a third of what counting costs.
+        seconds, histogram = trace.queue_ms / 1e3, self.queue_s
+        histogram.slots[bisect_left(WAIT_BUCKETS_S, seconds)] += 1
+        histogram.total += seconds
+        seconds, histogram = trace.total_ms / 1e3, self.total_s
+        histogram.slots[bisect_left(TOTAL_BUCKETS_S, seconds)] += 1
+        histogram.total += seconds
         if trace.ttft_ms >= 0:
-            self.ttft_s.add(trace.ttft_ms / 1e3)
-        if trace.usage is not None:
-            self._add_usage(trace)
+            seconds, histogram = trace.ttft_ms / 1e3, self.ttft_s
+            histogram.slots[bisect_left(TTFT_BUCKETS_S, seconds)] += 1
+            histogram.total += seconds
         attempts = trace.attempts
+        decision = trace.decision
+        winner = None if decision is None else decision.winner
+        if trace.usage is not None:
+            self._add_usage(trace, trace.usage, winner)
         if len(attempts) > 1:
             self.retried += 1
             self.hedged += trace.hedged
             self.continued += trace.continued
-        if trace.decision is not None and len(attempts) == 1:
-            self._add_error(trace, attempts[0])
+        elif attempts and decision is not None:
+            self._add_error(trace, decision, attempts[0])
 
-    def _add_usage(self, trace: Trace) -> None:
-        usage = trace.usage
-        if usage is None:
-            return
+    def _add_usage(self, trace: Trace, usage: Usage, winner: Candidate | None) -> None:
         prompt, output = usage.prompt_tokens or 0, usage.output_tokens or 0
         self.prompt_tokens += prompt
         self.output_tokens += output
@@ -220,27 +227,26 @@ class Counts:
             self.decode_s.add(usage.decode_ms / 1e3 / output)
         load_ms = usage.load_ms or 0.0
         if load_ms >= LOAD_MS:
-            self._add_load(trace, load_ms)
-        context = _context_length(trace)
+            self._add_load(load_ms, winner)
+        loaded = None if winner is None else winner.replica.loaded
+        context = 0 if loaded is None else loaded.context_length
         if context and prompt:
             estimate = trace.request.prompt_tokens
             self.prompt_cut += prompt <= context and estimate > PROMPT_CUT_SHARE * context
             is_cut = usage.done_reason == "length" and prompt + output >= context - 1
             self.context_cut += is_cut
 
-    def _add_load(self, trace: Trace, load_ms: float) -> None:
+    def _add_load(self, load_ms: float, winner: Candidate | None) -> None:
         self.loads += 1
         self.load_s += load_ms / 1e3
         self.slowest_load_s = max(self.slowest_load_s, load_ms / 1e3)
-        winner = trace.decision.winner if trace.decision is not None else None
         size = winner.replica.model.size_bytes if winner is not None else 0
         if load_ms > SLOW_LOAD_MS and size and size / (load_ms / 1e3) < SLOW_LOAD_BYTES_S:
             self.slow_loads += 1
 
-    def _add_error(self, trace: Trace, attempt: Attempt) -> None:
+    def _add_error(self, trace: Trace, decision: RouteDecision, attempt: Attempt) -> None:
         """The first token's time where it can be seen: it does not hang on the answer's length."""
-        decision = trace.decision
-        if decision is None or attempt.outcome is not OutcomeKind.COMPLETED:
+        if attempt.outcome is not OutcomeKind.COMPLETED:
             return
         is_stream = trace.request.stream
         predicted_ms = decision.first_token_ms if is_stream else decision.answer_ms
@@ -254,13 +260,6 @@ class Counts:
         self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
         if attempt.first_byte_ms >= 0 and outcome in _BROKEN:
             self.broken += 1
-
-
-def _context_length(trace: Trace) -> int:
-    winner = trace.decision.winner if trace.decision is not None else None
-    if winner is None or winner.replica.loaded is None:
-        return 0
-    return winner.replica.loaded.context_length
 
 
 class Recent:

@@ -26,6 +26,10 @@ BUSY_TIMEOUT_S = 5.0
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """A log that grew under a long reader is cut back to this."""
 
+_CHECKPOINT_PAGES = 4000
+"""The log is copied into the database when it has so many, 32 MB: the ends of the tables are then
+written once for thousands of traces. SQLite's own 1,000 cost a tenth more CPU a trace."""
+
 _PAGE_BYTES = 8192
 """Of a new file. Traces have about 700 bytes: twice SQLite's default page wastes a tenth less of it
 and takes a tenth less CPU to write."""
@@ -160,6 +164,7 @@ def _configure(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA page_size={_PAGE_BYTES}")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     cursor.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     cursor.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}")
     cursor.close()

@@ -22,6 +22,9 @@ KEPT_CANDIDATES = 16
 """Candidates (and as many eliminated replicas) kept of a decision, cheapest first: on a fleet of
 fifty nodes the rest would make up nine tenths of the database. Their number is kept."""
 
+KEPT_PLACES = 5000
+"""What requests have in common is remembered for so many; some 2 MB, and clients may vary it."""
+
 LARGEST_JSON_BYTES = 32 * 1024
 """A record beyond this has its texts and lists cut: someone is playing tricks, one with
 KEPT_CANDIDATES has 3 KB."""
@@ -39,9 +42,12 @@ _encode = msgspec.json.Encoder().encode
 _astuple = msgspec.structs.astuple
 
 
-Row = tuple[Any, ...]
-"""The values of ROW_COLUMNS with texts where labels have their numbers, and after them whether the
-client left during the last attempt. A plain tuple is made in no time."""
+Place = tuple[str, str, str, str, str, int, str, tuple[str, ...], str]
+"""Client, key, path, model, node, status, error, tags and reason: what most requests share."""
+
+Row = tuple[tuple[str, float], Place, tuple[Any, ...], bool]
+"""The values of ROW_COLUMNS in three parts with texts where labels have their numbers, and whether
+the client left during the last attempt. Plain tuples are made in no time."""
 
 
 def row_of(trace: Trace) -> Row:
@@ -78,9 +84,7 @@ def row_of(trace: Trace) -> Row:
     if decision is not None and decision.answer_ms >= 0 and started_ms >= 0:
         predicted_ttft_ms = started_ms + decision.first_token_ms
         predicted_total_ms = started_ms + decision.answer_ms
-    return (
-        request.request_id,
-        trace.started_s,
+    place = (
         request.client,
         trace.key_name,
         request.path,
@@ -90,6 +94,8 @@ def row_of(trace: Trace) -> Row:
         trace.error,
         trace.tags,
         "",  # the reason of the route is told by its decision, see `queries.py`
+    )
+    rest = (
         trace.queue_ms,
         trace.ttft_ms,
         trace.total_ms,
@@ -102,26 +108,33 @@ def row_of(trace: Trace) -> Row:
         output_tokens,
         len(attempts),
         _json(record),
-        bool(attempts) and attempts[-1].outcome is OutcomeKind.CANCELLED,
     )
+    was_cancelled = bool(attempts) and attempts[-1].outcome is OutcomeKind.CANCELLED
+    return (request.request_id, trace.started_s), place, rest, was_cancelled
 
 
-def numbered(row: Row, numbers: LabelNumbers) -> tuple[Any, ...]:
-    """The values of ROW_COLUMNS. Unknown labels are stored, which may raise SQLAlchemyError."""
-    request_id, started_s, client, key, path, model, node, status, error, tags, *others, _ = row
-    return (
-        request_id,
-        started_s,
-        numbers[client],
-        numbers[key],
-        numbers[path],
-        numbers[model],
-        numbers[node],
-        status,
-        numbers[error],
-        numbers[tags],
-        *others,
-    )
+class PlaceNumbers(dict[Place, tuple[Any, ...]]):
+    """The values of a place's columns: seven look-ups as one for what was seen before.
+
+    Unknown labels are stored, which may raise SQLAlchemyError.
+    """
+
+    def __init__(self, numbers: LabelNumbers) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def __missing__(self, place: Place) -> tuple[Any, ...]:
+        client, key, path, model, node, status, error, tags, reason = place
+        texts = (client, key, path, model, node)
+        numbers = self._numbers
+        values = (*map(numbers.__getitem__, texts), status, numbers[error], numbers[tags], reason)
+        self[place] = values
+        return values
+
+    def bound(self) -> None:
+        """Forget everything when there is too much of it; called between batches."""
+        if len(self) > KEPT_PLACES:
+            self.clear()
 
 
 def _first_to_answer(trace: Trace) -> tuple[RouteDecision | None, float]:

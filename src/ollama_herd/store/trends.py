@@ -21,7 +21,7 @@ from sqlalchemy.sql.dml import Insert
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import LabelNumbers, number_of
-from ollama_herd.store.rows import ROW_COLUMNS, Row
+from ollama_herd.store.rows import Row
 from ollama_herd.store.schema import trend_ttfts, trends
 
 SLOTS_PER_OCTAVE = 8
@@ -34,35 +34,6 @@ _SLOT_STARTS_MS = tuple(2 ** (slot / SLOTS_PER_OCTAVE) for slot in range(1, SLOT
 _CLIENT_LEFT = 499
 
 _SUMS = tuple(column.name for column in trends.columns if not column.primary_key)
-
-(
-    _STARTED,
-    _MODEL,
-    _NODE,
-    _STATUS,
-    _ERROR,
-    _QUEUE_MS,
-    _TTFT_MS,
-    _TOTAL_MS,
-    _PROMPT_TOKENS,
-    _OUTPUT_TOKENS,
-    _ATTEMPTS,
-) = map(
-    ROW_COLUMNS.index,
-    (
-        "started_at",
-        "model_label",
-        "node_label",
-        "status",
-        "error_label",
-        "queue_ms",
-        "ttft_ms",
-        "total_ms",
-        "prompt_tokens",
-        "output_tokens",
-        "attempt_count",
-    ),
-)
 
 _ZERO = (0,) * len(_SUMS)
 
@@ -110,26 +81,38 @@ class Tally:
     def add(self, rows: Iterable[Row]) -> None:
         """Costs a microsecond a row."""
         cells = self._cells
-        for row in rows:
-            model, node = row[_MODEL], row[_NODE]
-            key = (row[_STARTED] // 60.0, model, node)
+        for (_, started_s), place, rest, was_cancelled in rows:
+            _, _, _, model, node, status, error, _, _ = place
+            (
+                queue_ms,
+                ttft_ms,
+                total_ms,
+                _,
+                _,
+                _,
+                _,
+                _,
+                prompt_tokens,
+                output_tokens,
+                attempts,
+                _,
+            ) = rest
+            key = (started_s // 60.0, model, node)
             cell = cells.get(key)
             if cell is None:
                 cell = cells[key] = ([0] * len(_SUMS), {})
             sums, slots = cell
-            status, attempts, was_cancelled = row[_STATUS], row[_ATTEMPTS], row[-1]
             sums[0] += 1
             if was_cancelled or status == _CLIENT_LEFT:
                 sums[2] += 1
-            elif status >= 400 or row[_ERROR]:
+            elif status >= 400 or error:
                 sums[1] += 1
             if attempts > 1:
                 sums[3] += 1
-            sums[4] += row[_PROMPT_TOKENS] or 0
-            sums[5] += row[_OUTPUT_TOKENS] or 0
-            sums[6] += row[_QUEUE_MS]
-            sums[7] += row[_TOTAL_MS]
-            ttft_ms = row[_TTFT_MS]
+            sums[4] += prompt_tokens or 0
+            sums[5] += output_tokens or 0
+            sums[6] += queue_ms
+            sums[7] += total_ms
             if ttft_ms >= 0.0:
                 slot = bisect(_SLOT_STARTS_MS, ttft_ms)
                 slots[slot] = slots.get(slot, 0) + 1

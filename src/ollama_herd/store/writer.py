@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from ollama_herd.store.bulk import BulkInsert
 from ollama_herd.store.labels import LabelNumbers
-from ollama_herd.store.rows import ROW_COLUMNS, Row, cleaned, numbered
+from ollama_herd.store.rows import ROW_COLUMNS, PlaceNumbers, Row, cleaned
 from ollama_herd.store.schema import traces
 from ollama_herd.store.trends import Tally, TrendWriter
 
@@ -33,6 +33,7 @@ class BatchWriter:
         self._insert = BulkInsert(engine, insert(traces), ROW_COLUMNS)
         self._trends = TrendWriter(engine)
         self._numbers = LabelNumbers(self._connection)
+        self._places = PlaceNumbers(self._numbers)
 
     def write(self, waiting: Sequence[Row]) -> int:
         """How many were written; the others cannot be stored, ever.
@@ -40,10 +41,13 @@ class BatchWriter:
         Raises SQLAlchemyError when nothing was written and it is worth trying again.
         """
         self._numbers.bound()
+        self._places.bound()
         try:
-            values: list[Any] = []
-            for row in waiting:
-                values += numbered(row, self._numbers)
+            places, values = self._places, list[Any]()
+            for begun, place, rest, _ in waiting:
+                values += begun
+                values += places[place]
+                values += rest
             self._commit(values)
         except _IMPOSSIBLE:
             return self._write_one_by_one(waiting)
@@ -62,6 +66,7 @@ class BatchWriter:
     def forget_labels(self) -> None:
         """Labels were deleted: look their numbers up again."""
         self._numbers.forget()
+        self._places.clear()
 
     def close(self) -> None:
         self._connection.close()
@@ -73,9 +78,9 @@ class BatchWriter:
     def _write_one_by_one(self, waiting: Sequence[Row]) -> int:
         """Some value was refused: clean them all, and let only a hopeless trace fall."""
         rows = []
-        for row in waiting:
+        for begun, place, rest, _ in waiting:
             try:
-                rows.append(cleaned(numbered(row, self._numbers)))
+                rows.append(cleaned((*begun, *self._places[place], *rest)))
             except _IMPOSSIBLE as error:
                 _log.warning("trace cannot be stored", reason=type(error).__name__)
         written = 0
