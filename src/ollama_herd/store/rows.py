@@ -52,33 +52,12 @@ the client left during the last attempt. Plain tuples are made in no time."""
 
 def row_of(trace: Trace) -> Row:
     """The row of a trace."""
-    request = trace.request
-    served = trace.model_served
-    attempts = trace.attempts
-    usage = trace.usage
+    request, attempts, usage = trace.request, trace.attempts, trace.usage
     prompt_tokens, output_tokens, load_ms, prefill_ms, decode_ms, done_reason = (
         (None, None, None, None, None, "") if usage is None else _astuple(usage)
     )
-    record: tuple[Any, ...] = (
-        request.dialect,
-        request.kind,
-        request.model,
-        served != "",
-        request.stream,
-        request.prompt_tokens,
-        request.max_tokens,
-        request.load_options,
-        request.priority,
-        request.fallback_models,
-        request.is_load_only,
-        done_reason,
-        None if trace.decision is None else _kept(trace.decision),
-        [_astuple(attempt) for attempt in attempts],
-        None if trace.refusal is None else _astuple(trace.refusal),
-    )
     decision, started_ms = trace.decision, attempts[-1].started_ms if attempts else -1.0
-    if trace.earlier or trace.hedged or trace.continued:
-        record += ([_kept(earlier) for earlier in trace.earlier], trace.hedged, trace.continued)
+    if trace.earlier:
         decision, started_ms = _first_to_answer(trace)
     predicted_ttft_ms = predicted_total_ms = None
     if decision is not None and decision.answer_ms >= 0 and started_ms >= 0:
@@ -88,7 +67,7 @@ def row_of(trace: Trace) -> Row:
         request.client,
         trace.key_name,
         request.path,
-        served or request.model_key,
+        trace.model_served or request.model_key,
         trace.node_id,
         trace.status,
         trace.error,
@@ -107,10 +86,35 @@ def row_of(trace: Trace) -> Row:
         prompt_tokens,
         output_tokens,
         len(attempts),
-        _json(record),
+        _json(_record(trace, done_reason)),
     )
     was_cancelled = bool(attempts) and attempts[-1].outcome is OutcomeKind.CANCELLED
     return (request.request_id, trace.started_s), place, rest, was_cancelled
+
+
+def _record(trace: Trace, done_reason: str) -> tuple[Any, ...]:
+    """As `record.Record` has it; what is at its end and at its default is left out."""
+    request = trace.request
+    record: tuple[Any, ...] = (
+        request.dialect,
+        request.kind,
+        request.model,
+        trace.model_served != "",
+        request.stream,
+        request.prompt_tokens,
+        request.max_tokens,
+        request.load_options,
+        request.priority,
+        request.fallback_models,
+        request.is_load_only,
+        done_reason,
+        None if trace.decision is None else _kept(trace.decision),
+        [_astuple(attempt) for attempt in trace.attempts],
+        None if trace.refusal is None else _astuple(trace.refusal),
+    )
+    if trace.earlier or trace.hedged or trace.continued:
+        record += ([_kept(earlier) for earlier in trace.earlier], trace.hedged, trace.continued)
+    return record
 
 
 class PlaceNumbers(dict[Place, tuple[Any, ...]]):
