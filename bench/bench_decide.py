@@ -1,10 +1,12 @@
 """What a routing decision costs. Run: `python -m pytest bench/bench_decide.py`.
 
-Targets: 50 nodes x 20 models under 100 us, 2,000 candidates under 2 ms, and the path of a
+Targets: 50 nodes x 20 models under 100 us, also with 60 requests under way, 2,000 candidates under
+2 ms, and the path of a
 request through an idle fleet (asked, granted, finished) under 15 us.
 """
 
 import itertools
+import random
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from tests.core.fleets import engine, fleet_of, model, report, request
 
 from ollama_herd.core.fleet import Fleet, restored
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.request import OutcomeKind, Usage
+from ollama_herd.core.request import InferenceRequest, OutcomeKind, Usage
 from ollama_herd.core.routing import decide
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 
@@ -33,22 +35,47 @@ def nodes(count: int, slots: int = 2) -> Fleet:
     )
 
 
-def under_load(fleet: Fleet, requests: int) -> Scheduler:
+def under_load(fleet: Fleet, requests: int, *, decoding: bool = False) -> Scheduler:
+    """So many requests under way; `decoding`: long conversations in the middle of their answers,
+    of models whose lengths are known.
+    """
     scheduler = Scheduler(QueueSettings(), Predictor())
+    lengths, chance = scheduler.load.predictor.lengths, random.Random(1)  # noqa: S311 - no secret
+    for _ in range(200 if decoding else 0):
+        for name in MODELS:
+            lengths.learn_output(request(name), 1 + chance.expovariate(1 / 200))
     for number in range(requests):
         name = MODELS[1 + number % 3] if number % 2 else ASKED
-        scheduler.on_request(request(name), fleet, 0.001 * number)
+        asked = long(name, chance) if decoding else request(name)
+        scheduler.on_request(asked, fleet, 0.001 * number)
+        if decoding:
+            scheduler.on_first_byte(asked.request_id, 0.8)
+            scheduler.on_progress(asked.request_id, chance.randrange(1, 50), 0.9)
     return scheduler
 
 
+def long(name: str, chance: random.Random) -> InferenceRequest:
+    """A prompt of eight blocks that nobody has sent before."""
+    chain = tuple(chance.randrange(2**60) for _ in range(8))
+    return request(name, prompt_tokens=2000, prefix=chain)
+
+
 @pytest.mark.parametrize(
-    ("count", "busy", "target_us"),
-    [(2, 0, 10), (50, 0, 100), (50, 60, 110), (2000, 0, 2000), (2000, 1000, 2000)],
+    ("count", "target_us", "busy", "decoding"),
+    [
+        (2, 10, 0, False),
+        (50, 100, 0, False),
+        (50, 100, 60, False),
+        (50, 100, 60, True),
+        (2000, 2000, 0, False),
+        (2000, 2000, 1000, False),
+        (2000, 2000, 1000, True),
+    ],
 )
-def test_decide(benchmark, count, busy, target_us):
+def test_decide(benchmark, count, target_us, busy, *, decoding):
     fleet = nodes(count)
-    load = under_load(fleet, busy).load
-    asked = request(ASKED)
+    load = under_load(fleet, busy, decoding=decoding).load
+    asked = long(ASKED, random.Random(2)) if decoding else request(ASKED)  # noqa: S311 - no secret
     decision = benchmark(decide, asked, fleet, load, load.predictor, 1.0)
     assert len(decision.candidates) + decision.more == count
     assert 1e6 * benchmark.stats.stats.min < target_us

@@ -55,14 +55,15 @@ def test_the_window_is_a_recount(answers):
     assert model.total == pytest.approx(sum(kept))
 
 
-@given(st.lists(TOKENS, max_size=60), TOKENS)
+@given(st.lists(TOKENS, min_size=1, max_size=60), TOKENS)
 def test_residual_life_is_the_mean_of_what_longer_answers_had_left(answers, streamed):
-    model = ModelLengths()
+    lengths = Lengths()
     for tokens in answers:
-        model.add(tokens)
+        lengths.learn_output(request(), tokens)
     left = [tokens - streamed for tokens in answers if tokens > streamed]
     expected = (sum(left) + 2 * (0.5 * streamed + 40)) / (len(left) + 2)
-    assert model.residual(streamed) == pytest.approx(expected)
+    rest = lengths.residual_tokens(request().model_key, streamed, None)
+    assert rest == pytest.approx(expected)
 
 
 @given(st.lists(TOKENS, max_size=20), TOKENS, st.integers(0, 5000))

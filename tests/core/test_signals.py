@@ -13,7 +13,7 @@ from ollama_herd.core.signals import Ask, price, price_any
 from tests.core.fleets import engine, fleet_of, model, report, request
 
 NAMES = ["m:7b", "other:1b"]
-FACTS = [name for name in signals.Priced.__slots__ if name != "place"]
+FACTS = [name for name in signals.Priced.__struct_fields__ if name != "place"]
 
 asks = st.builds(
     lambda name, stream, prompt, limit, context, blocks: {

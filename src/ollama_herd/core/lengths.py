@@ -5,6 +5,7 @@ Owned by the predictor. Bounded: the least recently used statistics go first.
 
 from bisect import bisect_right, insort
 from collections import deque
+from itertools import accumulate
 
 import msgspec
 
@@ -69,22 +70,11 @@ class ModelLengths:
         count = len(self.ordered) + MODEL_SHRINK
         self.mean = (self.total + MODEL_SHRINK * DEFAULT_OUTPUT_TOKENS) / count
 
-    def residual(self, streamed: float) -> float:
-        """Tokens still to come of an answer that has `streamed` already: mean residual life.
-
-        Long answers tend to be longer still, hence a prior of 40 plus half of what is out.
-        """
-        ordered = self.ordered
-        if self.suffix is None:
-            sums, total = [0.0] * (len(ordered) + 1), 0.0
-            for i in range(len(ordered) - 1, -1, -1):
-                total += ordered[i]
-                sums[i] = total
-            self.suffix = sums
-        start = bisect_right(ordered, streamed)
-        longer = len(ordered) - start
-        excess = self.suffix[start] - longer * streamed
-        return (excess + 2 * (0.5 * streamed + 40)) / (longer + 2)
+    def sums(self) -> list[float]:
+        """Of `ordered`, from each index on."""
+        self.suffix = [*accumulate(reversed(self.ordered), initial=0.0)]
+        self.suffix.reverse()
+        return self.suffix
 
 
 class ModelLengthsState(msgspec.Struct, frozen=True):
@@ -129,12 +119,21 @@ class Lengths:
         return expected
 
     def residual_tokens(self, model_key: str, streamed: float, max_tokens: int | None) -> float:
-        """Tokens still to come of a running answer."""
+        """Tokens still to come of a running answer that has `streamed` already: mean residual life.
+
+        Long answers tend to be longer still, hence a prior of 40 plus half of what is out, with the
+        weight of two answers.
+        """
         model = self._models.get(model_key)
         if model is None:
             rest = 0.5 * streamed + 40 if streamed else DEFAULT_OUTPUT_TOKENS
         else:
-            rest = model.residual(streamed)
+            ordered, sums = model.ordered, model.suffix
+            if sums is None:
+                sums = model.sums()
+            start = bisect_right(ordered, streamed)
+            longer = len(ordered) - start
+            rest = (sums[start] - longer * streamed + (streamed + 80.0)) / (longer + 2)
         if max_tokens is not None and max_tokens >= 0:
             return min(rest, max(0.0, max_tokens - streamed))
         return rest

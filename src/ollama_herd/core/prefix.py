@@ -90,7 +90,7 @@ class SlotMirror:
         for slot in self.slots:
             if slot.request_id:
                 continue
-            if chain and slot.chain:
+            if chain and slot.chain and chain[0] == slot.chain[0]:
                 common = common_blocks(chain, slot.chain)
                 if common > best_common:
                     best, best_common = slot, common

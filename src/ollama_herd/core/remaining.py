@@ -47,17 +47,16 @@ def ends_in_s(replica: ReplicaLoad, held: Sequence[float], ahead: int, now_s: fl
 
 def remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> float:
     """Of one request, where a token takes `step_s`."""
-    began_s = run.first_byte_s
+    request, began_s = run.request, run.first_byte_s
     if began_s < 0:
         late_s = now_s - run.first_due_s
         if late_s < 0:
             return run.output * step_s - late_s
-        if run.request.stream or not run.output:
+        if request.stream or not run.output:
             return run.output * step_s + max(late_s * LATE_SHARE, LEAST_S)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
     streamed = run.tokens or (now_s - began_s) / step_s
-    if run.request.work:
-        return max(run.request.work - streamed, 0.0) * step_s + LEAST_S
-    lengths = node.lengths
-    rest = lengths.residual_tokens(run.request.model_key, streamed, run.request.max_tokens)
-    return max(rest * step_s, LEAST_S)
+    if request.work:
+        return max(request.work - streamed, 0.0) * step_s + LEAST_S
+    rest_s = step_s * node.lengths.residual_tokens(request.model_key, streamed, request.max_tokens)
+    return rest_s if rest_s > LEAST_S else LEAST_S  # noqa: FURB136 - twice as fast as max()

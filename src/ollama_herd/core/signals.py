@@ -9,13 +9,15 @@ routing study; the optimum is flat, halving or doubling one changes results by 1
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from ollama_herd.core.eviction import eviction, loss_s
-from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.inflight import SAMPLE, Place, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import Node
 from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
-from ollama_herd.core.remaining import ends_in_s, remaining_s, remaining_times
+from ollama_herd.core.remaining import LEAST_S, ends_in_s, remaining_s, remaining_times
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.runner import adopted_context, needs_reload
 
@@ -66,51 +68,32 @@ class Ask:
         self.continuation: Continuation | None = load.continuations.get(request.model_key)
 
 
-class Priced:
+class Priced(msgspec.Struct, gc=False, eq=False):
     """One place's terms in seconds. `prefill` and `decode` are as expected now."""
 
-    __slots__ = (
-        "affinity",
-        "cached",
-        "context",
-        "decode",
-        "evict",
-        "history",
-        "is_blocked",
-        "load",
-        "num_ctx",
-        "place",
-        "prefill",
-        "prefix",
-        "starts_now",
-        "total",
-        "trend",
-        "wait",
-    )
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.total = 0.0
-        self.starts_now = True
-        self.is_blocked = False  # only busy models could make room
-        self.num_ctx = 0  # to be asked for, so as to use the window that is loaded
-        self.wait = 0.0
-        self.load = 0.0
-        self.evict = 0.0
-        self.context = 0.0
-        self.history = 0.0
-        self.trend = 0.0
-        self.affinity = 0.0
-        self.prefix = 0.0
-        self.prefill = 0.0
-        self.decode = 0.0
-        self.cached = 0.0
+    place: Place
+    total: float = 0.0
+    starts_now: bool = True
+    history: float = 0.0
+    trend: float = 0.0
+    affinity: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    wait: float = 0.0
+    load: float = 0.0
+    evict: float = 0.0
+    context: float = 0.0
+    prefix: float = 0.0
+    cached: float = 0.0
+    is_blocked: bool = False  # only busy models could make room
+    num_ctx: int = 0  # to be asked for, so as to use the window that is loaded
 
 
 def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     """All terms of sending the request to `place` now.
 
     `held` are the predicted finish times (router seconds) of requests already reserved there.
+    What most places are in is priced in one go, as `price_any` says it (tested).
     """
     replica, node = place.load, place.node
     if held or node.reserved is not None or replica.loading_until_s:
@@ -119,97 +102,134 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     if is_hot and (ask.options or replica.options or place.options) and needs_reload(place, ask):
         return price_any(place, ask)
     running = len(replica.running)
-    if not running:
-        if is_hot and not node.in_flight:
-            return _price_idle(place, ask)
-        if node.loading is None:
-            return _price_apart(place, ask)
-    elif running < replica.slots and is_hot and len(node.active) == 1 and not replica.mirror.slots:
-        return _price_beside(place, ask, running)
+    if running:
+        if running <= SAMPLE and is_hot and len(node.active) == 1:
+            return _price_beside(place, ask, running)
+    elif not node.in_flight and is_hot:
+        return _price_idle(place, ask)
+    elif node.loading is None:
+        return _price_apart(place, ask)
     return price_any(place, ask)
 
 
 def _price_idle(place: Place, ask: Ask) -> Priced:
     """Of a loaded model on a node where nothing runs."""
-    priced = Priced(place)
-    _service(priced, ask, 0, 1)
+    priced = _alone(place, ask, 1)
     priced.affinity = place.node.busy_share * (priced.prefill + priced.decode)
     priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
     return priced
 
 
-def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
-    """Of a slot beside others of the same model, with nothing known of their caches: what every
-    request on a busy fleet asks of every node. As `price_any` says it, in one go (tested).
-    """
-    priced = Priced(place)
-    replica, node, now_s = place.load, place.node, ask.now_s
-    rates, pace = replica.rates, node.pace
-    alpha = pace.alpha
-    batched = 1 + alpha * (running - 1)
-    step_s = rates.step_s * batched
-    decode = ask.output * rates.step_s * (1 + alpha * running)
-    prefill = ask.attention * rates.inv_prefill_s + ask.prompt * (step_s / PREFILL_CHUNK)
-    priced.history = prefill + decode
+def _alone(place: Place, ask: Ask, models: int) -> Priced:
+    """The service where nothing of the model runs yet; `models` are active then."""
+    replica, pace = place.load, place.node.pace
+    rates = replica.rates
+    decode = ask.output * rates.step_s
+    prefill = ask.attention * rates.inv_prefill_s
+    if models > 1:
+        decode *= models
+        prefill *= models
+    history = prefill + decode
     decode *= pace.slow_decode
     prefill *= pace.slow_prefill
-    priced.trend = prefill + decode - priced.history
-    priced.decode = decode
-    priced.prefill = prefill
-    step_s *= pace.slow_decode
-    share = alpha / batched
-    delay = 0.0
+    trend = prefill + decode - history
+    priced = Priced(place, 0.0, True, history, trend, 0.0, prefill, decode)  # noqa: FBT003
+    if replica.mirror.slots and ask.prompt:
+        _credit(priced, ask, models, 0.0)
+    return priced
+
+
+def _with_load(priced: Priced, ask: Ask) -> None:
+    """Add the load, where nothing else loads."""
+    place = priced.place
+    replica = place.load
+    if (
+        replica.plan_until_s > ask.now_s
+        and replica.plan_version == place.node.version
+        and replica.plan_report is ask.nodes[place.node.node.node_id]
+    ):
+        evict, blocked_s = replica.plan
+    else:
+        evict, blocked_s = eviction(place, ask.nodes, ask.load, ask.now_s)
+    load = replica.rates.load_s
+    priced.load = load
+    priced.evict = evict
+    if blocked_s:
+        priced.is_blocked = True
+        priced.wait = blocked_s
+        priced.starts_now = False
+    priced.total += blocked_s + load + evict
+
+
+def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
+    """Of a slot beside others of the same model, free or not: what every request on a busy fleet
+    asks of every node.
+    """
+    replica, node, now_s = place.load, place.node, ask.now_s
+    rates, pace, slots = replica.rates, node.pace, replica.slots
+    alpha, step_s, slow_decode = pace.alpha, rates.step_s, pace.slow_decode
+    rest_step_s = step_s * (1 + alpha * (running - 1)) * slow_decode
+    rests = []
     for run in replica.sample:
         if run.first_byte_s < 0 and run.first_due_s > now_s:
-            rest = run.output * step_s + (run.first_due_s - now_s)
+            rests.append(run.output * rest_step_s + (run.first_due_s - now_s))
         else:
-            rest = remaining_s(run, now_s, step_s, node)
+            rests.append(remaining_s(run, now_s, rest_step_s, node))
+    wait = 0.0
+    ahead = running - slots
+    if ahead >= 0:
+        wait = max(sorted(rests)[ahead], LEAST_S)
+        running = slots - 1
+    prefill, decode = ask.attention * rates.inv_prefill_s, ask.output * step_s
+    batched, stall = 1.0, 0.0
+    if running:
+        batched = 1 + alpha * (running - 1)
+        stall = step_s * batched / PREFILL_CHUNK
+        prefill += ask.prompt * stall
+        decode *= 1 + alpha * running
+    history = prefill + decode
+    decode *= slow_decode
+    prefill *= pace.slow_prefill
+    trend = prefill + decode - history
+    priced = Priced(place, 0.0, ahead < 0, history, trend, 0.0, prefill, decode, wait)
+    if replica.mirror.slots and ask.prompt:
+        _credit(priced, ask, 1, stall)
+        prefill = priced.prefill
+    share = alpha / batched
+    delay = 0.0
+    for rest in rests:
         delay += prefill if prefill < rest else rest  # noqa: FURB136 - twice as fast as min()
         delay += (decode if decode < rest else rest) * share  # noqa: FURB136
-    delay *= running / len(replica.sample)
     priced.affinity = OTHERS_WEIGHT * delay + node.busy_share * (prefill + decode)
-    priced.total = priced.history + priced.trend + priced.affinity
+    priced.total = wait + history + trend + priced.affinity + priced.prefix
     return priced
 
 
 def _price_apart(place: Place, ask: Ask) -> Priced:
-    """Of a model that runs nothing, loaded or not, on a node where others may. Also in one go."""
-    priced = Priced(place)
+    """Of a model that runs nothing, loaded or not, on a node where nothing loads."""
     replica, node, now_s = place.load, place.node, ask.now_s
-    if not replica.is_hot:
-        priced.load = replica.rates.load_s
-        priced.evict, blocked_s = eviction(place, ask.nodes, ask.load, now_s)
-        if blocked_s:
-            priced.is_blocked = True
-            priced.wait = blocked_s
-            priced.starts_now = False
-    active, pace = node.active, node.pace
+    pace, active = node.pace, node.active
     models = len(active) + 1
-    _service(priced, ask, 0, models)
+    priced = _alone(place, ask, models)
     stay = priced.prefill + priced.decode
     delay = 0.0
     for other in active.values():
+        sample = other.sample
         count = len(other.running)
         step_s = other.rates.step_s * (1 + pace.alpha * (count - 1))
         step_s *= (models - 1) * pace.slow_decode
         shared = 0.0
-        for run in other.sample:
+        for run in sample:
             if run.first_byte_s < 0 and run.first_due_s > now_s:
                 rest = run.output * step_s + (run.first_due_s - now_s)
             else:
                 rest = remaining_s(run, now_s, step_s, node)
             shared += stay if stay < rest else rest  # noqa: FURB136 - twice as fast as min()
-        delay += shared * count / len(other.sample)
+        delay += shared if count == len(sample) else shared * count / len(sample)
     priced.affinity = OTHERS_WEIGHT * delay / models + node.busy_share * stay
-    priced.total = (
-        priced.wait
-        + priced.load
-        + priced.evict
-        + priced.history
-        + priced.trend
-        + priced.affinity
-        + priced.prefix
-    )
+    priced.total = priced.history + priced.trend + priced.affinity + priced.prefix
+    if not replica.is_hot:
+        _with_load(priced, ask)
     return priced
 
 
@@ -320,15 +340,23 @@ def _service(priced: Priced, ask: Ask, running: int, models: int) -> None:
     priced.trend = prefill_now + decode_now - history
     priced.decode = decode_now
     priced.prefill = prefill_now
-    if not replica.mirror.slots or not ask.prompt:
-        return
+    if replica.mirror.slots and ask.prompt:
+        _credit(priced, ask, models, stall)
+
+
+def _credit(priced: Priced, ask: Ask, models: int, stall: float) -> None:
+    """Prefill saved by what a slot holds of the prompt, less what its loss is expected to cost."""
+    place = priced.place
+    replica = place.load
+    rates, pace = replica.rates, place.node.pace
     slot, common = replica.mirror.find(ask.chain, replica.slots)
     if common:
         cached = min(common * ask.block_tokens, ask.prompt - 1)
         new = ask.prompt - cached
         compute = attention_tokens(new, cached) * rates.inv_prefill_s * models
-        priced.prefill = (compute + new * stall) * slow
-        priced.prefix = priced.prefill - prefill_now
+        whole = priced.prefill
+        priced.prefill = (compute + new * stall) * pace.slow_prefill
+        priced.prefix = priced.prefill - whole
         priced.cached = cached
     if slot is not None and ask.continuation is not None:
         tokens = (len(slot.chain) - common) * BLOCK_TOKENS
