@@ -8,6 +8,7 @@ from pathlib import Path
 from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.engine import EngineFailure
 from ollama_herd.clock import monotonic_s
+from tests.pace import in_time
 
 GOLDEN = Path(__file__).parent / "golden"
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 18\r\n\r\n"
@@ -129,7 +130,7 @@ async def until(holds: Callable[[], bool], within_s: float = 10.0) -> float:
     """Seconds until `holds`; fails when it does not in time."""
     started_s = monotonic_s()
     while not holds():
-        assert monotonic_s() - started_s < within_s, "did not happen in time"
+        assert in_time(monotonic_s() - started_s, within_s), "did not happen in time"
         await asyncio.sleep(0.002)
     return monotonic_s() - started_s
 

@@ -20,6 +20,7 @@ from ollama_herd.core.node import EngineKind, EngineReport, Platform, ReportRepl
 from ollama_herd.tasks import cancel_and_wait, spawn
 from tests.agent.fake_engine import until
 from tests.agent.fake_router import FakeRouter, router_running
+from tests.pace import in_time
 
 ABOUT = About("id", 7, "name", "1.0", 11436, "relay-key")
 ENGINE = EngineReport(engine_id="ollama-1", kind=EngineKind.OLLAMA, port=1)
@@ -120,7 +121,7 @@ async def test_news_does_not_wait_for_the_next_heartbeat() -> None:
             await until(lambda: len(router.reports) == 1)
             node.change("dead")
             reporter.tell_news()
-            assert await until(lambda: len(router.reports) == 2) < 1
+            assert in_time(await until(lambda: len(router.reports) == 2), 1)
             assert router.reports[1].engines[0].error == "dead"
 
 
@@ -151,7 +152,7 @@ async def test_a_router_that_restarts_gets_everything_again() -> None:
         await until(lambda: any("cannot be reached" in line for line in node.said))
         await router.start()
         seen = len(router.reports)
-        assert await until(lambda: len(router.reports) > seen) < 3
+        assert in_time(await until(lambda: len(router.reports) > seen), 3)
         assert router.reports[seen].engines == (ENGINE,)
         await until(lambda: len(node.said) == 3)
         assert node.said[0] == node.said[2]
@@ -215,7 +216,7 @@ async def test_another_router_is_followed() -> None:
         async with reporting(choice) as (node, _):
             await until(lambda: len(first.reports) == 1)
             choice.urls.put_nowait(second.url)
-            assert await until(lambda: len(second.reports) >= 2) < 1
+            assert in_time(await until(lambda: len(second.reports) >= 2), 1)
             assert second.reports[0].engines == (ENGINE,)
             assert second.reports[1].engines is None
             assert node.said[-1].endswith(second.url)
@@ -331,6 +332,6 @@ async def test_when_loopback_fails_the_other_way_is_tried_at_once(monkeypatch) -
 
         monkeypatch.setattr(reporter_module, "ways_to", two_ways)
         async with reporting(FixedRouter(router.url)) as (node, _):
-            assert await until(lambda: router.reports) < 1
+            assert in_time(await until(lambda: router.reports), 1)
             await until(lambda: node.said)
             assert node.said == [f"reporting to the router at {router.url}"]

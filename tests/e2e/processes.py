@@ -16,6 +16,7 @@ import psutil
 
 from ollama_herd import clock
 from tests.fakes.raw import Client, Response
+from tests.pace import in_time
 
 START_S = 20.0
 """From exec to ready, on a machine busy with other tests."""
@@ -223,7 +224,7 @@ def wait_until(holds: Callable[[], bool], timeout_s: float, what: str) -> float:
     """Poll until `holds`; the seconds it took. Raises TimeoutError naming `what`."""
     begun_s = clock.monotonic_s()
     while not holds():
-        if clock.monotonic_s() - begun_s > timeout_s:
+        if not in_time(clock.monotonic_s() - begun_s, timeout_s):
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
         time.sleep(POLL_S)
     return clock.monotonic_s() - begun_s

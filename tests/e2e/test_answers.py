@@ -105,11 +105,19 @@ def test_both_nodes_serve(pair: Pair) -> None:
 
 
 def test_concurrent_requests_use_both_nodes(pair: Pair) -> None:
+    """Answers that do not end fill one node's slots: the rest is better off on the other one,
+    whatever was learned of the two before.
+    """
     for engine in pair.engines:
         call(engine.port, "POST", "/api/generate", {"model": "tiny"})
-        engine.settings.token_ms = 60
+        engine.settings.token_ms = 50
     pair.herd.wait_status(lambda s: _loaded_on(s, "tiny:latest") == 2, "both to have it loaded")
-    clients = [pair.open("/api/chat", {"model": "tiny", **PROMPT}) for _ in range(8)]
+    body = {"model": "tiny", **PROMPT, "options": {"num_predict": 1000}}
+    clients = [pair.open("/api/chat", body) for _ in range(8)]
+    for engine in pair.engines:
+        engine.wait_for(lambda c: c.in_flight > 0, 30, "requests on each node")
+    for engine in pair.engines:
+        engine.settings.token_ms = 0
     nodes = []
     for client in clients:
         with client:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.crowd import PROMPT_BYTES, gather
+from tests.pace import in_time
 
 CLIENTS = 2000
 WAITING = 1500
@@ -20,4 +21,4 @@ def test_a_crowd_costs_little_and_starves_nobody(tmp_path: Path) -> None:
     assert seen.bytes_each < EACH_BYTES
     # The second crowd fits into what the first one left behind.
     assert seen.again_bytes - seen.crowded_bytes < 0.2 * CLIENTS * EACH_BYTES
-    assert seen.slowest_ms < 1000
+    assert in_time(seen.slowest_ms, 1000)

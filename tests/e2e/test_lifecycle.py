@@ -18,6 +18,7 @@ from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client, Response, call
 from tests.fakes.state import Fault, Settings
+from tests.pace import in_time
 
 FAST = {"HERD_HEARTBEAT_S": "0.3"}
 MESSAGES = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
@@ -86,7 +87,7 @@ def test_node_says_goodbye(tmp_path: Path, herd: Herd, engine: FakeOllama, own_n
         herd.wait_models(f"{own_name}:latest")
         status, took_s = node.terminate()
         assert status == 0
-        assert took_s < SHUTDOWN_S
+        assert in_time(took_s, SHUTDOWN_S)
         herd.wait_node("polite", "offline", 2)
 
 
@@ -95,7 +96,7 @@ def test_node_shuts_down_while_it_waits_for_a_router(tmp_path: Path, engine: Fak
         wait_until(lambda: "127.0.0.1:9" in node.log(), 20, "a line about the missing router")
         status, took_s = node.terminate()
         assert status == 0
-        assert took_s < SHUTDOWN_S
+        assert in_time(took_s, SHUTDOWN_S)
 
 
 def test_new_models_and_dead_engines_are_noticed(
@@ -214,8 +215,8 @@ def test_router_drains_running_streams(tmp_path: Path, engine: FakeOllama) -> No
             answer = client.read()
             assert answer.is_whole
             assert answer.lines()[-1]["done"] is True
-            assert herd.popen.wait(SHUTDOWN_S) == 0
-            assert clock.monotonic_s() - begun_s < SHUTDOWN_S
+            assert herd.popen.wait(60) == 0
+            assert in_time(clock.monotonic_s() - begun_s, SHUTDOWN_S)
             assert idle.closed_by_peer(1)
 
 
@@ -231,7 +232,7 @@ def test_router_cuts_streams_that_do_not_end(tmp_path: Path, engine: FakeOllama)
             herd.signal(signal.SIGINT)
             wait_until(lambda: _refuses(herd.port), 3, "the door to close to new requests")
             assert herd.popen.wait(10) == 0
-            assert clock.monotonic_s() - begun_s < SHUTDOWN_S
+            assert in_time(clock.monotonic_s() - begun_s, SHUTDOWN_S)
             assert not client.read().is_whole
         engine.wait_for(lambda c: c.in_flight == 0)
 
@@ -268,8 +269,8 @@ def test_second_signal_ends_at_once(tmp_path: Path, engine: FakeOllama) -> None:
             wait_until(lambda: "stopping" in herd.log(), 3, "the first signal to be taken")
             begun_s = clock.monotonic_s()
             herd.signal(signal.SIGTERM)
-            herd.popen.wait(2)
-            assert clock.monotonic_s() - begun_s < 0.5
+            herd.popen.wait(10)
+            assert in_time(clock.monotonic_s() - begun_s, 0.5)
 
 
 def _refuses(port: int) -> bool:

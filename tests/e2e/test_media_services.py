@@ -13,6 +13,7 @@ from tests.agent.kitchen import environment, fetch, install, is_running
 from tests.e2e.processes import Herd, Node, wait_until
 from tests.fakes.media import png
 from tests.fakes.raw import Client
+from tests.pace import in_time
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are POSIX scripts")
 
@@ -138,6 +139,6 @@ def test_an_agent_that_ends_ends_its_picture(herd: Herd, tmp_path: Path) -> None
         wait_until(lambda: machine.running() == 1, 10, "the picture to begin")
         status, took_s = machine.node.terminate()
         client.close()
-        assert (status, took_s < 5) == (0, True), machine.node.log()
+        assert (status, in_time(took_s, 5)) == (0, True), machine.node.log()
         assert machine.running() == 0
         assert list((machine.node.home / "pictures").glob("*")) == []

@@ -13,6 +13,7 @@ from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client
 from tests.fakes.state import Settings
+from tests.pace import in_time
 
 FOR_EVER = {"num_predict": -1}
 PROMPT = [{"role": "user", "content": "hi"}]
@@ -79,12 +80,12 @@ def fill(narrow: Narrow, clients: ExitStack, waiting: int) -> Client:
 
 def places_of(herd: Herd, error: str) -> list[str]:
     """The nodes that the trace of the last request refused so says could have taken it."""
-    until_s = clock.monotonic_s() + 10
+    begun_s = clock.monotonic_s()
     while True:  # traces are written in batches
         found = herd.call("GET", f"/dashboard/api/traces?error={error}").json()["traces"]
         if found:
             break
-        assert clock.monotonic_s() < until_s, "no such trace"
+        assert in_time(clock.monotonic_s() - begun_s, 10), "no such trace"
         time.sleep(0.05)
     trace = herd.call("GET", f"/dashboard/api/traces/{found[0]['request_id']}").json()
     assert trace["attempts"] == []
@@ -115,7 +116,9 @@ def test_waiting_is_bounded_in_time(narrow: tuple[Narrow, ExitStack]) -> None:
     fill(small, clients, 0)
     waited = clients.enter_context(small.open()).read()
     assert waited.status == 503
-    assert 1.5 < clock.monotonic_s() - begun_s < 6
+    took_s = clock.monotonic_s() - begun_s
+    assert took_s > 1.5
+    assert in_time(took_s, 6)
     assert waited.json()["error"]
     assert small.engine.counters.received == 1
     assert places_of(small.herd, "queue_timeout") == ["n"]

@@ -16,6 +16,7 @@ from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.raw import Client, call
 from tests.fakes.state import Fault, Settings
+from tests.pace import in_time
 
 ELSEWHERE = "127.0.0.2"
 ASK = {"model": "far", "prompt": "Say hi"}
@@ -92,7 +93,7 @@ def test_tokens_come_one_by_one(relayed: tuple[Herd, FakeOllama]) -> None:
     answer = herd.call("POST", "/api/generate", {**ASK, "options": {"num_predict": 20}})
     gaps = [b - a for a, b in zip(answer.arrivals, answer.arrivals[1:], strict=False)]
     assert len(answer.chunks) >= 8  # a busy machine brings some together
-    assert statistics.median(gaps) < 0.1
+    assert in_time(statistics.median(gaps), 0.1)
 
 
 @pytest.mark.parametrize("when", ["streaming", "silent"])
@@ -109,7 +110,7 @@ def test_leaving_reaches_the_engine(relayed: tuple[Herd, FakeOllama], when: str)
     engine.wait_for(lambda c: c.cancelled == 1, 5, "the engine to see the client gone")
     took_s = engine.counters.last_cancelled_s - left_s
     print(f"engine saw it after {took_s * 1000:.1f} ms")  # noqa: T201 (pytest shows it)
-    assert took_s < ALLOWED_S
+    assert in_time(took_s, ALLOWED_S)
 
 
 def test_cut_stream_is_told(relayed: tuple[Herd, FakeOllama]) -> None:
@@ -127,7 +128,7 @@ def test_first_byte_is_not_held_up(relayed: tuple[Herd, FakeOllama]) -> None:
         for _ in range(20):
             client.ask("POST", "/api/generate", ASK)
             firsts.append(client.read().arrivals[0])
-    assert sorted(firsts)[10] < 0.03
+    assert in_time(sorted(firsts)[10], 0.03)
 
 
 def test_relay_wants_its_key(relayed: tuple[Herd, FakeOllama]) -> None:

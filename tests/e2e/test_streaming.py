@@ -11,6 +11,7 @@ from tests.e2e.conftest import Pair
 from tests.e2e.processes import wait_until
 from tests.fakes.raw import Client
 from tests.fakes.state import Scripted
+from tests.pace import in_time
 
 CHAT = {"model": "only-a", "messages": [{"role": "user", "content": "Say hi"}]}
 TOKEN_MS = 20
@@ -24,7 +25,7 @@ def test_each_token_comes_when_it_is_said(pair: Pair, path: str) -> None:
         answer = client.read()
     gaps = [b - a for a, b in zip(answer.arrivals, answer.arrivals[1:], strict=False)]
     assert len(answer.chunks) >= 10  # a busy machine brings some together
-    assert statistics.median(gaps) < 5 * TOKEN_MS / 1000
+    assert in_time(statistics.median(gaps), 5 * TOKEN_MS / 1000)
     assert answer.arrivals[-1] > 30 * TOKEN_MS / 1000
 
 
@@ -37,7 +38,7 @@ def test_no_stall_on_one_kept_connection(pair: Pair) -> None:
             answer = client.read()
             assert answer.status == 200
             firsts.append(answer.arrivals[0])
-    assert sorted(firsts)[len(firsts) // 2] < 0.03
+    assert in_time(sorted(firsts)[len(firsts) // 2], 0.03)
 
 
 def test_first_bytes_wait_for_the_engine(pair: Pair) -> None:
@@ -89,7 +90,7 @@ def test_a_slow_reader_does_not_hold_up_others(pair: Pair) -> None:
         begun_s = clock.monotonic_s()
         for _ in range(20):
             assert pair.call("POST", "/api/chat", CHAT).status == 200
-        assert clock.monotonic_s() - begun_s < 3
+        assert in_time(clock.monotonic_s() - begun_s, 3)
 
 
 def test_forty_streams_at_once_are_all_whole(pair: Pair) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ollama_herd import clock
+from tests.pace import crowding
 
 
 class Fault(enum.StrEnum):
@@ -130,7 +131,7 @@ class State:
         """
         start = clock.monotonic_s()
         with self._news:
-            if not self._news.wait_for(lambda: holds(self.counters), timeout_s):
+            if not self._news.wait_for(lambda: holds(self.counters), timeout_s * crowding()):
                 raise TimeoutError(f"{what or 'counters'} not reached: {self.counters}")
         return clock.monotonic_s() - start
 

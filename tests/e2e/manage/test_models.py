@@ -14,6 +14,7 @@ from tests.fakes.raw import Client, exchange
 from tests.fakes.recordings import OLLAMA, read
 from tests.fakes.replay import parse_response
 from tests.fakes.state import Fault
+from tests.pace import in_time
 
 
 class TestShow:
@@ -206,7 +207,7 @@ class TestPull:
         engine.wait_for(lambda _c: engine.calls["held"] == 1, 10, "the pull to be under way")
         client.close()
         took_s = engine.wait_for(lambda _c: engine.calls["pull cancelled"] == 1, 5, "the cancel")
-        assert took_s < 0.5
+        assert in_time(took_s, 0.5)
         assert "new:1b" not in tags(fleet)
 
     def test_also_when_it_waits_for_the_end(self, fleet: Pair) -> None:
@@ -290,6 +291,6 @@ class TestPs:
         fleet.engine("a").fail_next(Fault.SILENCE, times=-1, path="/api/ps")
         begun_s = clock.monotonic_s()
         assert "only-b:latest" in running(fleet)
-        assert clock.monotonic_s() - begun_s < 2
+        assert in_time(clock.monotonic_s() - begun_s, 2)
         fleet.engine("a").heal()
         fleet.herd.wait_models("only-a:latest")
