@@ -1,5 +1,6 @@
 """Streams through the router: each piece at once, no stalls, no growing memory."""
 
+import itertools
 import statistics
 import threading
 import time
@@ -19,14 +20,15 @@ TOKEN_MS = 20
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 def test_each_token_comes_when_it_is_said(pair: Pair, path: str) -> None:
+    """Of an answer without end: what waits for more than the next token never comes."""
     pair.engine("a").settings.token_ms = TOKEN_MS
-    body = {**CHAT, "stream": True, "options": {"num_predict": 30}, "max_tokens": 30}
+    body = {**CHAT, "stream": True, "options": {"num_predict": -1}, "max_tokens": 90_000}
     with pair.open(path, body) as client:
-        answer = client.read()
-    gaps = [b - a for a, b in zip(answer.arrivals, answer.arrivals[1:], strict=False)]
-    assert len(answer.chunks) >= 10  # a busy machine brings some together
+        answer = client.begin()
+        for _ in itertools.islice(client.body(answer), 30):
+            pass
+    gaps = [b - a for a, b in itertools.pairwise(answer.arrivals)]
     assert in_time(statistics.median(gaps), 5 * TOKEN_MS / 1000)
-    assert answer.arrivals[-1] > 30 * TOKEN_MS / 1000
 
 
 def test_no_stall_on_one_kept_connection(pair: Pair) -> None:
