@@ -3,8 +3,8 @@
 The engine listens on 127.0.0.2 only, which a router that sees the node at 127.0.0.1 never dials.
 """
 
-import socket
 import itertools
+import socket
 import statistics
 from collections.abc import Iterator
 
