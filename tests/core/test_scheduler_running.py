@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_herd.core.eviction import loss_s
 from ollama_herd.core.fleet import TimePassed, apply
 from ollama_herd.core.node import EngineKind, Vitals
 from ollama_herd.core.request import OutcomeKind, RefusalKind
@@ -324,6 +325,44 @@ def test_a_slow_machine_is_found_out_by_use():
     world.run(arrivals)
     late = [job.node_id for job in world.done[-40:]]
     assert late.count("b") > 2 * late.count("a")
+
+
+@pytest.mark.parametrize("names", [("m:7b", "n:7b"), ("m:7b", "n:7b", "o:7b")])
+def test_what_was_unloaded_for_another_model_is_not_believed_loaded(names):
+    """Whoever chose it, and whatever an older report says at the ticks that follow: a request for
+    it would be sent to an engine that has to unload the other one again.
+    """
+    case = Case(node("a", names=names, loaded=names[:-1], free_gb=1.0, total_gb=16.0))
+    for name in names[:-1]:
+        case.end(case.ask(name)[0])
+    asked, effect = case.ask(names[-1])
+    assert effect.decision.winner.cost.loaded_state_ms > 0
+    case.scheduler.on_first_byte(asked.request_id, case.now_s)
+    gone = []
+    for _ in range(4):
+        case.tick()
+        loads = case.scheduler.load.replicas.values()
+        gone.append([load.replica.model.name for load in loads if not load.is_hot])
+    assert gone == [gone[0]] * 4
+    assert len(gone[0]) == 1
+    case.now_s += 10.0
+    case.hear(node("a", names=names, loaded=names, seq=2, free_gb=9.0, total_gb=16.0))
+    assert all(load.is_hot for load in case.scheduler.load.replicas.values())
+
+
+def test_room_that_was_made_is_not_made_twice():
+    """The report still counts what was unloaded since: only the newer model stands in the way."""
+    names = ("m:7b", "n:7b", "o:7b")
+    case = Case(node("a", names=names, loaded=names[:1], free_gb=1.0, total_gb=16.0))
+    case.end(case.ask(names[0])[0])
+    first, _ = case.ask(names[1])
+    case.end(first)
+    _, effect = case.ask(names[2])
+    assert effect.decision.winner.starts_now
+    load = case.scheduler.load.replicas["a", "ollama-11434", "weights-n:7b"]
+    assert effect.decision.winner.cost.memory_fit_ms == pytest.approx(
+        1e3 * loss_s(load, case.scheduler.load, case.now_s)
+    )
 
 
 def test_a_wrong_belief_about_loading_is_corrected_by_the_next_report():

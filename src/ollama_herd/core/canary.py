@@ -11,8 +11,8 @@ import msgspec
 
 from ollama_herd.core.abilities import IMAGE
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import ReplicaLoad
-from ollama_herd.core.load import REPORT_LAG_S, Load
+from ollama_herd.core.inflight import REPORT_LAG_S, ReplicaLoad
+from ollama_herd.core.load import Load
 from ollama_herd.core.node import NoticedBy, Replica
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import InferenceRequest, OutcomeKind

@@ -32,7 +32,8 @@ def eviction(
 ) -> tuple[float, float]:
     """(cost of what has to be unloaded, wait until something can be), both in seconds.
 
-    `place.load.victims` are then the replicas to unload, () where the engine is to choose.
+    `place.load.victims` are then the replicas to unload, () where the engine is to choose, and
+    `place.load.displaced` those that it will unload itself, having no choice.
     """
     replica, node = place.load, place.node
     report = nodes[node.node.node_id]
@@ -57,7 +58,7 @@ def _plan(place: Place, report: Node, load: Load, now_s: float) -> tuple[float, 
     engine = next((e for e in report.engines if e.engine_id == replica.key[1]), None)
     if engine is None or engine.kind is not EngineKind.OLLAMA:
         return 0.0, 0.0
-    residents, unseen_bytes = _residents(place, engine)
+    residents, unseen_bytes = _residents(place, engine, report.last_report_s)
     surplus, deficit = _missing(place, report, engine, unseen_bytes)
     surplus += len(residents)
     if surplus <= 0 and deficit <= 0:
@@ -81,11 +82,13 @@ def _plan(place: Place, report: Node, load: Load, now_s: float) -> tuple[float, 
     if busy and (surplus > 0 or deficit > 0):
         wait_s = max(min(busy), 1e-3)
         return total + BLOCKED_EVICTION_SHARE * wait_s, wait_s
-    # Where all that is idle has to go there is no choice, and perhaps no need to unload at all.
-    if gone < len(idle) and all(entry[0] == _ORDINARY for entry in idle[:gone]):
-        named = [residents[entry[2]][1] for entry in idle[:gone]]
-        known = tuple(victim for victim in named if victim is not None)
-        replica.victims = known if len(known) == gone else ()  # others': not ours to unload
+    going = [residents[entry[2]][1] for entry in idle[:gone]]
+    known = tuple([victim for victim in going if victim is not None])
+    if gone == len(idle):
+        # There is no choice, and where memory was judged wrongly no need to unload at all.
+        replica.displaced = known
+    elif len(known) == gone and all(entry[0] == _ORDINARY for entry in idle[:gone]):
+        replica.victims = known  # others' are not ours to unload
     return total, 0.0
 
 
@@ -128,19 +131,26 @@ def _free_bytes(report: Node, hardware: hw.Hardware) -> float:
 
 
 def _residents(
-    place: Place, engine: EngineReport
+    place: Place, engine: EngineReport, reported_s: float
 ) -> tuple[list[tuple[float, ReplicaLoad | None]], float]:
-    """Other models in memory as (bytes, load), and the bytes no report has counted yet."""
+    """Other models in memory as (bytes, load), and the bytes that the report does not count yet,
+    less those that it counts still.
+    """
     node_id, engine_id, own = place.load.key
     runner_of = {canonical_name(m.name): m.weights or canonical_name(m.name) for m in engine.models}
     known = place.node.replicas
     found: dict[tuple[str, str, str], tuple[float, ReplicaLoad | None]] = {}
+    unseen = 0.0
     for loaded in engine.loaded:
         name = canonical_name(loaded.name)
         key = (node_id, engine_id, runner_of.get(name, name))
-        if key[2] != own:
-            found[key] = (loaded.size_bytes, known.get(key))
-    unseen = 0.0
+        if key[2] == own:
+            continue
+        resident = known.get(key)
+        if resident is not None and resident.is_going(reported_s):
+            unseen -= loaded.size_bytes  # the report still counts it
+        else:
+            found[key] = (loaded.size_bytes, resident)
     for key, replica in known.items():
         is_present = replica.is_hot or replica.loading_until_s > 0
         if key[1] == engine_id and key[2] != own and is_present and key not in found:

@@ -26,6 +26,9 @@ PAUSE_MIN_S = 120.0
 PAUSES_MOST = 16
 """Pauses between requests of a model that are remembered: an engine may unload it in them."""
 
+REPORT_LAG_S = 3.0
+"""A report this soon after our own action may still describe the time before it."""
+
 RESERVED_S = 2.5
 """A reservation lapses after two ticks without a word: its request left, or went elsewhere."""
 
@@ -118,8 +121,10 @@ class ReplicaLoad:
         "barred_until_s",
         "changed_s",
         "context_length",
+        "displaced",
         "displaces",
         "engine",
+        "evicted_s",
         "failures",
         "is_hot",
         "is_pinned",
@@ -178,6 +183,7 @@ class ReplicaLoad:
         self.learned_context = 0  # what it has without being asked for one
         self.options: Options | None = None  # None: loaded by others
         self.changed_s = float("-inf")
+        self.evicted_s = float("-inf")  # unloaded for another one, if no report knows better
         self.progress_s = 0.0
         self.mirror = SlotMirror()
         self.arrivals_per_s = 0.0
@@ -193,6 +199,7 @@ class ReplicaLoad:
         # What would have to go for this model to load, kept by `signals` while it holds.
         self.plan = (0.0, 0.0)
         self.victims: tuple[ReplicaLoad, ...] = ()
+        self.displaced: tuple[ReplicaLoad, ...] = ()
         self.displaces = 0  # models that have to go, whoever chooses them
         self.plan_version = -1
         self.plan_report: Node | None = None
@@ -244,6 +251,11 @@ class ReplicaLoad:
         if not engine.is_failing:
             return False
         return engine.barred_until_s > now_s or self.node.is_running(engine)
+
+    def is_going(self, reported_s: float) -> bool:
+        """Whether it is unloaded for another model, and a report of then may not know it yet."""
+        is_there = self.is_hot or self.loading_until_s > 0
+        return not is_there and reported_s <= self.evicted_s + REPORT_LAG_S
 
     def became_cold(self) -> None:
         """Unloaded, reloaded elsewhere or lost: nothing is known of its slots any more."""

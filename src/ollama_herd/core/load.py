@@ -14,6 +14,7 @@ from ollama_herd.core.inflight import (
     PAUSE_MIN_S,
     PROBE_PAUSE_S,
     RATE_TAU_S,
+    REPORT_LAG_S,
     NodeLoad,
     Place,
     ReplicaLoad,
@@ -25,9 +26,6 @@ from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.request import InferenceRequest, OutcomeKind
 from ollama_herd.core.runner import default_context
-
-REPORT_LAG_S = 3.0
-"""A report this soon after our own action may still describe the time before it."""
 
 SLOTS_MAX = 64
 """More than any engine's default; learned slots stop here."""
@@ -175,7 +173,8 @@ class Load:
         if load.running or node.last_report_s <= load.changed_s + REPORT_LAG_S:
             if load.is_reported_hot != load.is_hot:
                 self._unconfirmed[load.key] = load
-            if not load.is_reported_hot or load.is_hot or load.running:
+            is_unloaded = not load.is_reported_hot or load.is_going(node.last_report_s)
+            if is_unloaded or load.is_hot or load.running:
                 return
         self._unconfirmed.pop(load.key, None)
         if not load.is_reported_hot:
@@ -346,7 +345,7 @@ class Load:
     def evicted(self, victim: ReplicaLoad, now_s: float) -> Replica:
         """It is being unloaded to make room."""
         victim.became_cold()
-        victim.changed_s = now_s
+        victim.changed_s = victim.evicted_s = now_s
         victim.node.version += 1
         self._unconfirmed[victim.key] = victim
         return victim.replica

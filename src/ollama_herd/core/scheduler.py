@@ -365,7 +365,10 @@ class Scheduler:
         request_id = pending.request.request_id
         best = ranking.priced[0]
         replica = best.place.load
-        victims = () if replica.is_hot or replica.running else replica.victims
+        is_load = not (replica.is_hot or replica.running)
+        victims = replica.victims if is_load else ()
+        for victim in replica.displaced if is_load else ():
+            self._load.evicted(victim, ranking.ask.now_s)
         self._start(ranking.ask, best)
         self._granted[request_id] = pending
         decision = explain(ranking)
