@@ -49,7 +49,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write-docs", action="store_true", help="put the tables into docs/peers.md"
     )
-    parser.add_argument("--again", type=Path, help="print the results of this file, run nothing")
+    parser.add_argument(
+        "--again",
+        action="append",
+        type=Path,
+        help="run nothing, print the results of this file (repeatable: parts of several runs)",
+    )
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -59,11 +64,23 @@ def main() -> int:
     console = Console()
     if options.inside:
         return _inside(options, console)
-    results = json.loads(options.again.read_text()) if options.again else _run(options, console)
+    results = merged(options.again) if options.again else _run(options, console)
     show(results, console)
     if options.write_docs:
         pages.put(pages.DOCS / "peers.md", "peers", tables.markdown(results))
     return 1 if any(results["failed"].values()) else 0
+
+
+def merged(files: list[Path]) -> dict[str, Any]:
+    """One result of several; what a file lacks is taken from the next ones."""
+    results, *others = (json.loads(file.read_text()) for file in files)
+    for other in others:
+        for part in PARTS:
+            results[part] = results[part] or other[part]
+        results["how"] = results["how"] or other["how"]
+        results["is_closed"] = results["is_closed"] and other["is_closed"]
+        results["failed"] = other["failed"] | results["failed"]
+    return dict(results)
 
 
 def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -104,18 +121,25 @@ def _inside(options: argparse.Namespace, console: Console) -> int:
     failed: dict[str, dict[str, str]] = {"installing": missing}
     results: dict[str, Any] = {"costs": {}, "faults": {}, "probes": {}, "failed": failed}
     rounds = options.rounds or _ROUNDS[options.quick]
+
+    def keep() -> None:
+        """What there is so far: a part takes minutes."""
+        options.inside.write_text(json.dumps(_described(results, kinds, options), indent=1))
+
     with tempfile.TemporaryDirectory(prefix="herd-peers-") as folder:
         home = Path(folder)
         if "costs" in parts:
             results["costs"], failed["costs"], load = _costs(kinds, home, rounds, options, console)
             results["how"] = load
+            keep()
         if "probes" in parts:
             console.print("what a client sees")
             results["probes"], failed["probes"] = probes.run_all(kinds, home)
+            keep()
         if "faults" in parts:
             console.print("faults")
             results["faults"], failed["faults"] = faults.run_all(kinds, home, quick=options.quick)
-    options.inside.write_text(json.dumps(_described(results, kinds, options), indent=1))
+    keep()
     return 0
 
 

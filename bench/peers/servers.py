@@ -52,7 +52,7 @@ class Server:
 
     def _start(self, place: Place, core: int | None) -> None:
         kind, home = self.kind, place.home
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         self.port = place.port
         assert kind.command is not None
         self._log = home / "output.log"

@@ -1,6 +1,7 @@
 """The pure parts of the comparison with other routers: command lines, answers, outcomes, tables."""
 
 import copy
+import json
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 import pages
 import wire
 import wire_openai
-from peers import environments, tables
+import write_docs
+from peers import environments, run, tables
 from peers.exchange import Answer, judge
 from peers.faults import REFUSE, Cell, cells, count
 from peers.heartbeats import heartbeat
@@ -235,3 +237,30 @@ def test_results_replace_what_is_between_the_markers(tmp_path):
     assert page.read_text() == "a\n<!-- x: begin -->\n\nnew\n\n<!-- x: end -->\nb\n"
     with pytest.raises(ValueError, match="no markers"):
         pages.put(page, "y", "new")
+
+
+def test_timings_become_rows():
+    one = {"name": "test_decide[50-60-110]", "params": {"count": 50, "busy": 60, "target_us": 110}}
+    timings = {"benchmarks": [one | {"stats": {"min": 44.1e-6, "median": 50e-6}}]}
+
+    assert write_docs.decisions_table(timings).splitlines()[-1] == (
+        "| a decision among 50 nodes, 60 requests under way | 44.1 | 50.0 |"
+    )
+
+
+def test_parts_of_several_runs_make_one_result(tmp_path):
+    empty = {"costs": {}, "faults": {}, "probes": {}, "how": "", "is_closed": True, "failed": {}}
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files[0].write_text(
+        json.dumps(empty | {"faults": {"herd": []}, "failed": {"faults": {"x": "y"}}})
+    )
+    files[1].write_text(
+        json.dumps(empty | {"costs": {"herd": [1]}, "how": "so", "is_closed": False})
+    )
+
+    merged = run.merged(files)
+
+    assert (merged["costs"], merged["faults"]) == ({"herd": [1]}, {"herd": []})
+    assert merged["how"] == "so"
+    assert merged["is_closed"] is False
+    assert merged["failed"] == {"faults": {"x": "y"}}
