@@ -34,7 +34,7 @@ class Session:
 
     def __init__(self, home: Path, *, quick: bool, use_wrk: bool, tick: Callable[[], None]) -> None:
         self.quick = quick
-        self._home = home
+        self.home = home
         self._tick = tick
         self._started = 0
         cores = procs.cores()
@@ -61,7 +61,7 @@ class Session:
     def start(self, name: str) -> Proxy:
         """A fresh proxy of that name, up and with both nodes known."""
         self._started += 1
-        home = self._home / f"{name}-{self._started}"
+        home = self.home / f"{name}-{self._started}"
         fast = self.fast_engines
         if name == "nginx":
             return nginx.NginxProxy(home, self.engines, fast, self.proxy_core)
@@ -85,7 +85,7 @@ class Session:
         self, port: int, pids: Sequence[int], seconds: int, request: bytes = b""
     ) -> dict[str, Any]:
         """32 connections of wrk at the fast engines: requests, CPU seconds, errors."""
-        script = self._home / "post.lua"
+        script = self.home / "post.lua"
         request = request or wire.request(wire.Order(0), port, model=wire.FAST_MODEL)
         head, _, body = request.partition(b"\r\n\r\n")
         path = head.split(b" ", 2)[1].decode()
@@ -102,7 +102,7 @@ class Session:
 
     def _run(self, command: Sequence[str]) -> str:
         """Its standard output; the progress bars move meanwhile."""
-        output = self._home / "load.out"
+        output = self.home / "load.out"
         with output.open("wb") as sink, procs.on_core(self.load_core):
             process = subprocess.Popen(command, stdout=sink)
         end_s = time.monotonic() + _LONGEST_LOAD_S  # noqa: TID251

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,16 @@ def _inside(options: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="herd-peers-") as folder:
         home = Path(folder)
         if "costs" in parts:
-            results["costs"], failed["costs"], load = _costs(kinds, home, rounds, options, console)
-            results["how"] = load
-            keep()
+            session = costs.PeerSession(home, quick=options.quick, use_wrk=True, tick=lambda: None)
+            results["how"] = _how(rounds, session)
+            results["costs"] = {kind.name: [] for kind in kinds}
+            failed["costs"] = {}
+            try:
+                for name, reason in _costs(kinds, rounds, session, results["costs"], console):
+                    failed["costs"] |= {name: reason} if reason else {}
+                    keep()
+            finally:
+                session.close()
         if "probes" in parts:
             console.print("what a client sees")
             results["probes"], failed["probes"] = probes.run_all(kinds, home)
@@ -144,35 +152,36 @@ def _inside(options: argparse.Namespace, console: Console) -> int:
 
 
 def _costs(
-    kinds: list[Kind], home: Path, rounds: int, options: argparse.Namespace, console: Console
-) -> tuple[dict[str, list[Any]], dict[str, str], str]:
-    """Rounds by router, every router once in each; reasons of those that failed; the method."""
-    values: dict[str, list[Any]] = {kind.name: [] for kind in kinds}
-    failed: dict[str, str] = {}
-    session = costs.PeerSession(home, quick=options.quick, use_wrk=True, tick=lambda: None)
-    try:
-        for number in range(rounds):
-            for kind in kinds if number % 2 == 0 else reversed(kinds):
-                where = home / f"costs-{number}-{kind.name}"
-                say = f"round {number + 1}/{rounds} · {kind.title} · "
-                try:
-                    values[kind.name].append(
-                        costs.measure(
-                            kind, session, where, lambda text, say=say: console.print(say + text)
-                        )
-                    )
-                except (RuntimeError, OSError) as reason:
-                    failed[kind.name] = str(reason)
-                    values[kind.name].append({})
-    finally:
-        session.close()
+    kinds: list[Kind],
+    rounds: int,
+    session: costs.PeerSession,
+    values: dict[str, list[Any]],
+    console: Console,
+) -> Iterator[tuple[str, str]]:
+    """Fill in the rounds by router, each once in a round; a router and why it failed, or ""."""
+    for number in range(rounds):
+        for kind in kinds if number % 2 == 0 else reversed(kinds):
+            say = f"round {number + 1}/{rounds} · {kind.title} · "
+            where = session.home / f"costs-{number}-{kind.name}"
+            measured: dict[str, Any] = {}
+            why = ""
+            try:
+                measured = costs.measure(
+                    kind, session, where, lambda text, say=say: console.print(say + text)
+                )
+            except (RuntimeError, OSError) as reason:
+                why = str(reason)
+            values[kind.name].append(measured)
+            yield kind.name, why
+
+
+def _how(rounds: int, session: costs.PeerSession) -> str:
     is_pinned = session.proxy_core is not None
     pinned = "the router on one core, engines and load on another" if is_pinned else "not pinned"
-    how = (
+    return (
         f"Rounds: {rounds}, every router once in each, fresh; medians (least-greatest); "
         f"small requests by {session.generator}; {pinned}"
     )
-    return values, failed, how
 
 
 def _described(
