@@ -16,11 +16,11 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist screenshots recording clean setup fuzz audit
+.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist footprint screenshots recording clean setup fuzz audit
 .DELETE_ON_ERROR:
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 12
 
 demo: $(SYNCED) ## a router, two nodes and a real model here (ONCE=1: one answer, FAILOVER=1: a node dies)
 	HERD_HOME="$(DEMO_HOME)" $(BIN)/herd demo --yes $(if $(ONCE),--once) $(if $(FAILOVER),--failover)
@@ -68,6 +68,9 @@ web: $(SYNCED) ## build the dashboard's pages (with Node, or the one of nodejs-w
 
 dist: $(SYNCED) ## the wheel and the source archive, with the dashboard, into dist/
 	$(BIN)/python -m build
+
+footprint: $(SYNCED) ## the packages of an installation and their size (EXTRAS=tls,otel)
+	$(BIN)/python -m tools.footprint "$(EXTRAS)"
 
 fuzz: $(SYNCED) ## random bytes at the data plane for a while (RUNS=1000)
 	HERD_TEST_FUZZ="$(or $(RUNS),1000)" $(BIN)/pytest tests/security/test_fuzz.py $(PYTEST_ARGS)

@@ -29,7 +29,7 @@ function licences(): Plugin {
         if (!file) this.error(`${name} is in the pages and has no file with its licence`);
         return `${name}\n\n${readFileSync(join(folder, file), "utf8").trim()}\n`;
       });
-      this.emitFile({ type: "asset", fileName: "licenses.txt", source: texts.join("\n---\n\n") });
+      this.emitFile({ type: "asset", name: "licenses.txt", source: texts.join("\n---\n\n") });
     },
   };
 }

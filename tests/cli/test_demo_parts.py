@@ -13,6 +13,7 @@ import pytest
 from ollama_herd.demo import chat, local_ollama
 from ollama_herd.demo.children import Child, end_all
 from ollama_herd.demo.fleet import free_port
+from tests.e2e.processes import wait_until
 from tests.fakes.models import embedding_model, model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.state import Fault
@@ -131,3 +132,21 @@ def test_a_child_that_does_not_end_is_killed(
     assert not child.has_ended
     end_all([child])
     assert child.has_ended
+
+
+def test_an_engine_that_lacks_a_library_says_which_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edge: a package whose library does not load, as on slim systems without OpenMP."""
+    missing = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({missing!r})\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = ["--model", "m.gguf", "--alias", "m", "--url-file", str(tmp_path / "url")]
+    child = Child("engine", "engine", arguments, tmp_path / "log")
+    try:
+        wait_until(lambda: child.has_ended, 30, "the engine to give up")
+    finally:
+        end_all([child])
+    (said,) = child.last_words().splitlines()
+    assert missing in said
+    assert "apt install libgomp1" in said

@@ -41,7 +41,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--context-length", type=int, default=2048)
     engine = Engine(**vars(parser.parse_args(arguments)))
-    server = serve(engine)  # held until the end: it stops when nobody holds it
+    try:
+        server = serve(engine)  # held until the end: it stops when nobody holds it
+    except ImportError as error:  # slim systems lack the one library that its wheel does not hold
+        raise SystemExit(
+            f"the embedded engine cannot be loaded: {error}. "
+            "If libgomp.so.1 is missing: apt install libgomp1 (Debian, Ubuntu), dnf install libgomp"
+        ) from None
     part = engine.url_file.with_suffix(".part")
     part.write_text(server.listening_address)
     part.replace(engine.url_file)  # whoever sees the file sees all of it
