@@ -1,6 +1,9 @@
 """What reaches stderr: our lines and those of libraries, and no value of a variable."""
 
+import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +152,38 @@ def test_files_are_rotated_and_few(tmp_path: Path) -> None:
 def test_a_full_disk_costs_lines_only(tmp_path: Path) -> None:
     (tmp_path / "herd.log").symlink_to("/dev/full")
     assert to_file(tmp_path / "herd.log", 10).count("again") == 10
+
+
+TERMINAL = """
+import structlog
+from ollama_herd import logs
+logs.setup("info")
+log = structlog.get_logger()
+log.warning("node joined", node="evil\\x1b[2J[bold]x[/bold]", size=3)
+try:
+    raise ValueError("no good")
+except ValueError:
+    log.error("broken", exc_info=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals like these")
+def test_a_person_at_a_terminal_sees_colours_and_no_tricks() -> None:
+    ours, theirs = os.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60"}
+    env.pop("NO_COLOR", None)
+    command = [sys.executable, "-c", TERMINAL]
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=env) as process:
+        os.close(theirs)
+        told = b""
+        with contextlib.suppress(OSError):  # the end of a pseudo-terminal on Linux
+            while data := os.read(ours, 65536):
+                told += data
+        assert process.wait(30) == 0
+    os.close(ours)
+    text = told.decode()
+    assert "\x1b[1;33m warning" in text
+    assert "\x1b[2J" not in text
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).split("\r\n")
+    assert lines[0].endswith("warning  node joined  node=evil\ufffd[2J[bold]x[/bold]  size=3")
+    assert "ValueError: no good" in lines

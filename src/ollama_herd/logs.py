@@ -64,14 +64,9 @@ def setup(level: str, file: LogFile | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
     ]
-    # plain_traceback: Rich's would print local variables, and with them people's prompts.
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty() and sys.platform != "win32",
-        pad_event_to=0,
-        exception_formatter=structlog.dev.plain_traceback,
-    )
+    rendered = _rendered()
     structlog.configure(
-        processors=[*shared, *([file.processor()] if file is not None else []), renderer],
+        processors=[*shared, *([file.processor()] if file is not None else []), *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
@@ -81,7 +76,7 @@ def setup(level: str, file: LogFile | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
     root = logging.getLogger()
@@ -93,6 +88,22 @@ def setup(level: str, file: LogFile | None = None) -> None:
     root.setLevel(least)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def _rendered() -> list[Processor]:
+    """For a person at a terminal by Rich, for a pipe or a journal as plain lines."""
+    if sys.stderr.isatty():
+        from ollama_herd.terminal import TerminalRenderer  # noqa: PLC0415 - slow, and only here
+
+        renderer = TerminalRenderer(sys.stderr)
+        if renderer.is_usable:
+            return [structlog.processors.format_exc_info, renderer]
+    # plain_traceback: Rich's would print local variables, and with them people's prompts.
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
 
 
 def _without_wire_bytes(record: logging.LogRecord) -> bool:

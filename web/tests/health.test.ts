@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { advice, badge, headline, movement, sorted } from "../src/lib/health";
+import { advice, badge, headline, pieces, movement, sorted } from "../src/lib/health";
 import type { CheckState, Health, HealthChange, Severity } from "../src/lib/types";
 
 const check = (title: string, severity: Severity, advised: string[] = []): CheckState => ({
@@ -67,5 +67,17 @@ describe("health", () => {
     expect(moved("warning", "critical")).toBe("got worse");
     expect(moved("info", "warning")).toBe("got worse");
     expect(moved("critical", "warning")).toBe("got better");
+  });
+});
+
+describe("advice", () => {
+  it("shows what is to be typed as such", () => {
+    expect(pieces("Run `ollama stop M` there")).toEqual([
+      { text: "Run ", typed: false },
+      { text: "ollama stop M", typed: true },
+      { text: " there", typed: false },
+    ]);
+    expect(pieces("a ` alone")).toEqual([{ text: "a ` alone", typed: false }]);
+    expect(pieces("plain")).toEqual([{ text: "plain", typed: false }]);
   });
 });

@@ -364,13 +364,14 @@ async def running(
         ticking = spawn(herd.pass_time(), name="tick")
         hearing = spawn(herd.listen_to_silence(), name="silence")
         watching = spawn(herd.watch.run(), name="watch")
+        following = spawn(live.follow(), name="settings") if settings.database_url else None
         renewing = spawn(herd.certificate.watch(), name="tls") if herd.certificate else None
         try:
             yield herd
         finally:
             listening.close()
             await herd.drain()
-            await cancel_and_wait(ticking, hearing, watching, renewing)
+            await cancel_and_wait(ticking, hearing, watching, renewing, following)
             if herd.telemetry is not None:
                 await asyncio.to_thread(herd.watch.close)
                 await asyncio.to_thread(herd.telemetry.close)

@@ -8,9 +8,14 @@ import structlog
 
 from ollama_herd.config import ConfigError, Loaded, Origin, RouterSettings, Source
 from ollama_herd.config.live import LIVE, SettingRefused, changed, locked, overridden
+from ollama_herd.store.errors import StoreError
 from ollama_herd.store.settings import SettingChange, SettingStore
 
 _log = structlog.get_logger(__name__)
+
+FOLLOW_S = 3.0
+"""How often it is looked whether another router on the same database has changed a setting: people
+who change one look for its effect about so long."""
 
 DASHBOARD = "dashboard"
 """Where a value comes from that was changed while the router ran."""
@@ -47,6 +52,7 @@ class LiveSettings:
         values = {name: msgspec.json.decode(text) for name, text in kept.items() if _is_json(text)}
         self.current, ignored = overridden(configured, values, origins)
         self._changed = {name for name in values if name not in ignored}
+        self._kept = dict(kept)
         self._apply: Callable[[RouterSettings], None] = lambda _settings: None
         self._changing = asyncio.Lock()
         for name, reason in ignored.items():
@@ -113,6 +119,36 @@ class LiveSettings:
             **({"after_a_restart": waiting} if waiting else {}),
             **({"overruled_in_the_dashboard": overruled} if overruled else {}),
         )
+
+    async def follow(self) -> None:
+        """Take what other routers on the same database change, for ever."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            await self.read_changes()
+
+    async def read_changes(self) -> None:
+        """Take what was changed in the database since the last look; the log names it. What holds
+        stays while the database cannot be read (which `memory.py` tells).
+        """
+        async with self._changing:  # a change made here is not undone by what was read before it
+            try:
+                kept = await asyncio.to_thread(self._store.load)
+            except StoreError:
+                return
+            if kept == self._kept:
+                return
+            values = {
+                name: msgspec.json.decode(text) for name, text in kept.items() if _is_json(text)
+            }
+            own = {name: getattr(self.current, name) for name in RouterSettings.model_fields}
+            back = {name: getattr(self._configured, name) for name in self._changed - values.keys()}
+            settings, ignored = overridden(RouterSettings(**{**own, **back}), values, self._origins)
+            self._kept, self._changed = kept, values.keys() - ignored.keys()
+            taken = [name for name in LIVE if getattr(settings, name) != own[name]]
+            if taken:
+                self.current = settings
+                self._apply(settings)
+                _log.info("settings changed by another router", changed=taken)
 
     def changes(self, limit: int) -> list[SettingChange]:
         """Who changed what, newest first. Blocks. Raises StoreError."""

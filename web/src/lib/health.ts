@@ -41,6 +41,15 @@ export function advice(check: CheckState): { shared: string; own: boolean } {
   return all.size === 1 ? { shared: [...all][0] ?? "", own: false } : { shared: "", own: true };
 }
 
+/** A sentence cut at its backticks: what is between two of them is to be typed. */
+export function pieces(text: string): { text: string; typed: boolean }[] {
+  const parts = text.split("`");
+  if (parts.length % 2 === 0) return [{ text, typed: false }];
+  return parts
+    .map((part, index) => ({ text: part, typed: index % 2 === 1 }))
+    .filter((part) => part.text);
+}
+
 /** "began", "over", or how it moved. */
 export function movement(change: HealthChange): string {
   if (change.before === "ok") return "began";
