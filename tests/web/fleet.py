@@ -52,6 +52,7 @@ class Machine:
     cpus: int = 16
     slots: int | None = 4
     error: str = ""
+    disk_free_gb: int = 840
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -210,7 +211,7 @@ class Heartbeats:
             "cpu_count": machine.cpus,
             "cpu_percent": round(self._draw.uniform(4, 22), 1),
             "disk_total_bytes": 2000 * GB,
-            "disk_free_bytes": 840 * GB,
+            "disk_free_bytes": machine.disk_free_gb * GB,
             "gpus": [
                 {
                     "name": name,

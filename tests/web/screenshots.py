@@ -6,11 +6,14 @@ a failed attempt.
 
 import math
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from tests.e2e.processes import Herd
 from tests.fakes.state import Fault, Scripted, Settings
 from tests.store import samples
 from tests.web import browser
-from tests.web.fleet import SMALL_FLEET, fleet, large_fleet
+from tests.web.fleet import STUDIO, TOWER, fleet, large_fleet
 
 DAY_S = 86_400.0
 SAID = """Sunlight is made of all colours. On its way through the air it meets molecules far
@@ -33,13 +36,21 @@ At sunset the way through the air is so long that hardly any blue is left, and w
 orange and red."""
 ANSWER = tuple(f"{word} " for word in SAID.split())
 TALK_S = 40.0
-CLIENTS = 6
+BREAK_EVERY_S = 4.0
+CLIENTS = 8
 MODELS = ("qwen3:32b", "qwen3:32b", "gemma3:27b", "llama3.3:70b", "qwen3:8b")
 
-SMALL: Sequence[dict[str, Any]] = (
-    {"file": "fleet.png", "wait": "text=Latest requests"},
+MACHINES = (STUDIO, replace(TOWER, disk_free_gb=31))
+"""One of them gives the page Health something to say."""
+
+BUSY: Sequence[dict[str, Any]] = (
+    {"file": "fleet.png", "wait": "text=Latest requests", "settle_ms": 1500},
     {"file": "fleet-light.png", "wait": "text=Latest requests", "theme": "light"},
     {"file": "fleet-phone.png", "width": 390, "height": 844, "wait": "article"},
+)
+"""Taken while clients ask."""
+
+SMALL: Sequence[dict[str, Any]] = (
     {"file": "requests.png", "hash": "requests", "wait": "tr[data-row]"},
     {
         "file": "request.png",
@@ -91,8 +102,13 @@ def main(folder: Path) -> None:
         small = Path(home, "small")
         small.mkdir()
         _remember(small / "router-home")
-        with Herd(small).ready() as herd, fleet(herd, SMALL_FLEET, settings=_lively) as (_, fakes):
-            _talk(herd, lambda: fakes[0].fail_next(Fault.CLOSE))
+        with Herd(small).ready() as herd, fleet(herd, MACHINES, settings=_lively) as (_, fakes):
+            busy = _into(folder, BUSY)
+            _talk(
+                herd,
+                lambda: fakes[0].fail_next(Fault.CLOSE),
+                lambda: browser.shoot(_url(herd), busy),
+            )
             for fake in fakes:
                 fake.script(Scripted(tokens=ANSWER))
             browser.shoot(_url(herd), _into(folder, SMALL))
@@ -100,6 +116,17 @@ def main(folder: Path) -> None:
         large.mkdir()
         with Herd(large).ready() as herd, fleet(herd, large_fleet(50), engines=4):
             browser.shoot(_url(herd), _into(folder, LARGE))
+    _shrink(folder)
+
+
+def _shrink(folder: Path) -> None:
+    """Half the size, where pngquant is installed: the pages have few colours."""
+    if shutil.which("pngquant") is None:
+        return
+    for shot in (*BUSY, *SMALL, *LARGE):
+        options = ["--force", "--skip-if-larger", "--ext", ".png", "--quality", "85-100"]
+        # 98 and 99: it would not be smaller, or not good enough; the picture stays then.
+        subprocess.run(["pngquant", *options, folder / shot["file"]], check=False)
 
 
 def _remember(home: Path) -> None:
@@ -110,8 +137,10 @@ def _remember(home: Path) -> None:
     end_s = clock.now_s() - 60.0
     at_s = end_s - DAY_S
     while at_s < end_s:
-        share = 0.5 - 0.5 * math.cos(2 * math.pi * (at_s - end_s) / DAY_S + 1.2)
-        at_s += draw.expovariate(0.004 + 0.06 * share)
+        share = 0.5 + 0.5 * math.cos(2 * math.pi * (at_s - end_s) / DAY_S + 0.6)
+        at_s += draw.expovariate(0.05 + 1.2 * share)
+        while store.health().pending > 5000:
+            time.sleep(0.01)
         store.put(_earlier(draw, at_s, 1.0 + 1.5 * share))
     store.close(30.0)
 
@@ -122,7 +151,7 @@ def _earlier(draw: random.Random, started_s: float, load: float) -> Trace:
     queue_ms = max(0.2, draw.gauss(40.0, 60.0) * (load - 1.0))
     ttft_ms = queue_ms + draw.lognormvariate(5.2, 0.5) * load
     prompt, output = draw.randint(40, 1800), draw.randint(20, 400)
-    is_broken = draw.random() < 0.012
+    is_broken = draw.random() < 0.008
     decode_ms = output * draw.uniform(11.0, 24.0)
     return samples.trace(
         model=name,
@@ -151,29 +180,37 @@ def _into(folder: Path, shots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     return [{**shot, "file": str((folder / shot["file"]).resolve())} for shot in shots]
 
 
-def _talk(herd: Herd, break_one: Any) -> None:
-    """Several clients ask for a while; now and then an engine breaks off."""
-    until_s = clock.monotonic_s() + TALK_S
+def _talk(herd: Herd, break_one: Callable[[], object], at_last: Callable[[], object]) -> None:
+    """Several clients ask for a while; now and then an engine breaks off. They still ask while
+    `at_last` runs.
+    """
+    is_over = threading.Event()
 
     def client(number: int) -> None:
         draw = random.Random(number)
-        while clock.monotonic_s() < until_s:
+        while not is_over.wait(draw.uniform(0.1, 0.6)):
             body = {
                 "model": draw.choice(MODELS),
                 "messages": [{"role": "user", "content": "word " * draw.randint(5, 600)}],
                 "options": {"num_predict": draw.randint(20, 90)},
             }
             herd.call("POST", "/api/chat", body, timeout_s=60)
-            time.sleep(draw.uniform(0.1, 1.2))
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    while clock.monotonic_s() < until_s - 4:
-        time.sleep(4)
-        break_one()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(int(TALK_S / BREAK_EVERY_S)):
+            time.sleep(BREAK_EVERY_S)
+            break_one()
+        at_last()
+        for _ in range(4):  # one of them meets a model that another node has, too
+            break_one()
+            time.sleep(0.7)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
 
 if __name__ == "__main__":
