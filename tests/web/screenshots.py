@@ -70,7 +70,6 @@ SMALL: Sequence[dict[str, Any]] = (
     {"file": "health.png", "hash": "health", "wait": "[data-check]", "settle_ms": 1500},
     {"file": "settings.png", "hash": "settings", "wait": "[data-setting]"},
     {"file": "trends.png", "hash": "trends?range=24h", "wait": "canvas", "settle_ms": 1500},
-    {"file": "trends-light.png", "hash": "trends?range=24h", "wait": "canvas", "theme": "light"},
     {
         "file": "request-phone.png",
         "width": 390,
