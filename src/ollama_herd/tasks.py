@@ -21,6 +21,11 @@ def spawn(work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
     return task
 
 
+def under_way() -> int:
+    """How many have not ended yet."""
+    return len(_held)
+
+
 def _ended(task: asyncio.Task[Any]) -> None:
     _held.discard(task)
     if task.cancelled():

@@ -126,11 +126,12 @@ def test_soak(world: World) -> None:
     """Everything at once; afterwards the herd is as it was."""
     expected = {form: read(form, _direct(world, form)) for form in FORMS_HERE}
     with_router = Tally()
-    soak(world, expected, with_router, [*_node_faults(world), world.restart_herd])
+    soak(world, expected, with_router, [*_node_faults(world), *_router_faults(world)])
     check(with_router)
     world.herd.wait_status(lambda s: _usable(s) == len(NAMES), "all nodes to be back", 30)
     settle(world)
-    traced_before, sockets_before = traces(world), sockets(world)
+    write_down(world)
+    traced_before, sockets_before, tasks_before = traces(world), sockets(world), tasks(world)
 
     tally = Tally()
     soak(world, expected, tally, _node_faults(world))
@@ -140,6 +141,7 @@ def test_soak(world: World) -> None:
     wait_until(
         lambda: sockets(world) <= sockets_before + 3, 15, "the router's sockets to be closed"
     )
+    wait_until(lambda: tasks(world) <= tasks_before + 3, 15, "the router's tasks to end")
     wait_until(lambda: traces(world) - traced_before >= tally.sent, 10, "a trace of every request")
     assert traces(world) - traced_before == tally.sent
     assert "Traceback" not in world.herd.log()
@@ -178,6 +180,10 @@ def _node_faults(world: World) -> list[Callable[[], None]]:
         lambda: world.restart_node("b"),
         lambda: world.freeze(world.nodes["c"], 1.0),
     ]
+
+
+def _router_faults(world: World) -> list[Callable[[], None]]:
+    return [world.restart_herd, lambda: world.freeze(world.herd, 1.0)]
 
 
 def client(port: int, expected: dict[Form, Read], tally: Tally, until_s: float, seed: int) -> None:
@@ -228,10 +234,24 @@ def settle(world: World) -> None:
     )
 
 
+def write_down(world: World) -> None:
+    """All that has ended is in the database: traces are written in their order."""
+    assert world.herd.call("POST", "/api/chat", {"model": "mark"}).status == 404
+    path = "/dashboard/api/traces?error=unknown_model"
+    wait_until(lambda: world.herd.call("GET", path).json()["traces"], 20, "the last trace")
+
+
 def sockets(world: World) -> int:
     """Descriptors of the router, idle connections to engines given time to expire."""
     folder = Path(f"/proc/{world.herd.popen.pid}/fd")
     return sum(1 for _ in folder.iterdir())
+
+
+def tasks(world: World) -> float:
+    """What the router works on, as it tells."""
+    told = world.herd.call("GET", "/metrics").body.decode()
+    (line,) = [line for line in told.splitlines() if line.startswith("herd_tasks ")]
+    return float(line.split()[1])
 
 
 def traces(world: World) -> int:

@@ -39,6 +39,7 @@ from ollama_herd.router.slow import BodyRefused, read_body, slow_inference
 from ollama_herd.router.watch import Watch
 from ollama_herd.router.wire import Limits
 from ollama_herd.store.traces import TraceStore
+from ollama_herd.tasks import under_way
 
 JSON = "application/json; charset=utf-8"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
@@ -145,6 +146,7 @@ class _Metrics:
                 refused_reports=self._registry.admission.refused.total(),
                 dashboards=self._feed.subscribers,
                 totals=await asyncio.to_thread(self._watch.totals),
+                tasks=under_way(),
             )
             accept = request.headers.get("Accept", "")
             content_type, body = await asyncio.to_thread(exposition, readings, accept)

@@ -41,6 +41,7 @@ class Readings(msgspec.Struct, frozen=True):
     refused_reports: int
     dashboards: int
     totals: Mapping[Key, Counts]
+    tasks: int = 0
 
 
 def exposition(readings: Readings, accept: str) -> tuple[str, bytes]:
@@ -193,6 +194,7 @@ class _Herd(Collector):
         yield family
         yield _alone("models", "Model names that can be asked for.", len(readings.fleet.replicas))
         yield _alone("dashboards", "Dashboards that follow the herd.", readings.dashboards)
+        yield _alone("tasks", "Pieces of work under way in the router.", readings.tasks)
         yield _one("reports_refused", "Reports that were not believed.", readings.refused_reports)
         if readings.traces is not None:
             yield _one("traces_written", "Traces in the database.", readings.traces.written)
