@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_herd.agent.engine import Answer, EngineFailure, EngineHttp
+from ollama_herd.agent.engine_listings import parse_lm_studio
 from ollama_herd.agent.engine_openai import (
     OpenAiProbe,
     Props,
     model_name,
     parameter_size,
-    parse_lm_studio,
     parse_models,
     quantization,
 )

@@ -15,6 +15,7 @@ from ollama_herd.agent.engine import (
     decode_each,
     expect,
 )
+from ollama_herd.agent.engine_listings import LISTINGS, Listing
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
 
@@ -79,23 +80,6 @@ class Props(msgspec.Struct):
     chat_template_caps: _Template | None = None
 
 
-class _LmStudioEntry(msgspec.Struct):
-    """An entry of LM Studio's own `/api/v0/models`."""
-
-    id: str
-    type: str = ""  # llm, vlm, embeddings
-    arch: str = ""
-    compatibility_type: str = ""  # gguf, mlx
-    quantization: str = ""
-    state: str = ""  # loaded, not-loaded
-    max_context_length: int = 0
-    loaded_context_length: int = 0
-
-
-class _LmStudioModels(msgspec.Struct):
-    data: list[msgspec.Raw]
-
-
 class _Version(msgspec.Struct):
     version: str = ""
 
@@ -140,34 +124,6 @@ def parse_models(answer: Answer, props: Props | None, netloc: str) -> Findings:
         loaded=tuple(_loaded(entry) for entry in entries if _is_loaded(entry)),
         slots=_slots(entries, props),
         max_loaded=props.max_instances if props else None,
-    )
-
-
-def parse_lm_studio(answer: Answer, netloc: str) -> Findings:
-    """LM Studio's `/api/v0/models`, which tells what is loaded. Raises EngineFailure."""
-    listed = expect(answer, "/api/v0/models", _LmStudioModels, netloc)
-    entries = decode_each(listed.data, _LmStudioEntry)
-    capabilities = {"embeddings": ("embedding",), "vlm": ("completion", "vision")}
-    return Findings(
-        version="LM Studio",
-        models=tuple(
-            Model(
-                name=entry.id,
-                details=ModelDetails(
-                    format=entry.compatibility_type,
-                    family=entry.arch,
-                    quantization_level=entry.quantization,
-                    context_length=entry.max_context_length,
-                ),
-                capabilities=capabilities.get(entry.type, ("completion",)),
-            )
-            for entry in entries
-        ),
-        loaded=tuple(
-            LoadedModel(name=entry.id, context_length=entry.loaded_context_length)
-            for entry in entries
-            if entry.state == "loaded"
-        ),
     )
 
 
@@ -234,7 +190,7 @@ class OpenAiProbe:
         self._props: Props | None = None
         self._version = ""
         self._due_s = 0.0
-        self._is_lm_studio = False
+        self._listing: Listing | None = None
         self._speaks_anthropic = False
 
     async def look(self, *, thorough: bool) -> Findings:
@@ -251,8 +207,8 @@ class OpenAiProbe:
                 self._speaks_anthropic = await self._finds_messages()
             await self._identify()
             self._due_s = now_s + PROPS_EVERY_S
-        if self._is_lm_studio:
-            return parse_lm_studio(await self._http.get("/api/v0/models"), netloc)
+        if self._listing is not None:
+            return self._listing.parse(await self._http.get(self._listing.path), netloc)
         answer = await self._http.get("/v1/models")
         refuse_if_locked(answer, netloc)
         found = parse_models(answer, self._props, netloc)
@@ -279,8 +235,17 @@ class OpenAiProbe:
         if self._props is None:
             version = _optional(await self._http.get("/version"), _Version)  # vLLM
             self._version = version.version if version else ""
-            answer = await self._http.get("/api/v0/models")
-            self._is_lm_studio = _optional(answer, _LmStudioModels) is not None
+            self._listing = await self._find_listing()
+
+    async def _find_listing(self) -> Listing | None:
+        for listing in LISTINGS:
+            answer = await self._http.get(listing.path)
+            try:
+                listing.parse(answer, self._http.netloc)
+            except EngineFailure:
+                continue
+            return listing
+        return None
 
 
 def _optional(answer: Answer, kind: type[_T]) -> _T | None:
