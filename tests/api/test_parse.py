@@ -13,6 +13,7 @@ from tests.api.parsing import (
     CANNOT,
     CHAT,
     EMBED,
+    ENDPOINTS,
     GENERATE,
     GO_MAP,
     MESSAGES,
@@ -223,6 +224,14 @@ def test_bad_keep_alive(endpoint: Endpoint, value: str, message: str) -> None:
 def test_refuses_in_go_s_words(endpoint: Endpoint, body: str, message: str) -> None:
     error = refusal(endpoint, body)
     assert (error.status, error.message) == (400, message)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
+@pytest.mark.parametrize("body", [b"3", b'{"model": 3}', b'{"model": "m", "stream": "x"'])
+def test_every_endpoint_has_go_s_words(endpoint: Endpoint, body: bytes) -> None:
+    refused = read_request(endpoint, body)
+    assert isinstance(refused, ApiError)
+    assert refused.status == 400
 
 
 def test_a_huge_bad_body_is_refused_in_bounded_time() -> None:
