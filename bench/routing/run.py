@@ -1,11 +1,14 @@
 """The routing policies on a standard set of workloads and fleets: the tables of docs/routing.md.
 
-Every line of it is deterministic: the same command gives the same table.
+Every line of it is deterministic: the same command gives the same table. `--quick` takes a fleet of
+each size, two seeds and short runs: a look in a few minutes, no result.
 """
 
 import argparse
+import math
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -56,6 +59,17 @@ COLUMNS = (
     ("mean slowdown", "slowdown_mean"),
     ("loads/h", "loads_per_h"),
 )
+TARGETS = (
+    # policy, figure, bound of the geometric mean over workloads of the herd's ratio to it
+    ("reference", "ttft_mean_s", 1.1),
+    ("reference", "ttft_p95_s", 1.1),
+    ("reference", "slowdown_mean", 1.1),
+    ("least-requests", "ttft_mean_s", 1 / 2.5),
+    ("point-sum", "ttft_mean_s", 1 / 5),
+)
+"""What the herd is to reach."""
+
+QUICK = ("f3 chat 0.8", "f4 completion 0.7", "f6 big 0.7", "f8 agents 0.7", "f50 chat 0.95")
 
 
 def cases(folder: Path | None, most: int) -> list[comparison.Case]:
@@ -126,6 +140,56 @@ def seconds(found: dict[str, list[Summary]], policies: list[str]) -> list[str]:
     return lines
 
 
+def against(found: dict[str, list[Summary]], policies: list[str]) -> list[str]:
+    """The first policy's figures as ratios to the reference's, and its mean TTFT to that of the
+    policies it has to beat; under the workloads their geometric means and their 95 % intervals.
+    """
+    named = [(p, figure) for p, figure, _ in TARGETS if p in policies]
+    if not named:
+        return []
+    title = {name: text for text, name in COLUMNS}
+    heads = [f"{title[figure]} to {policy}" for policy, figure in named]
+    lines = ["| workload | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    each: list[list[float]] = [[] for _ in named]
+    for name, rows in found.items():
+        by = {row.policy: row for row in rows}
+        ratios = [rows[0].ratio[figure] / by[policy].ratio[figure] for policy, figure in named]
+        for values, value in zip(each, ratios, strict=True):
+            values.append(value)
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in ratios) + " |")
+    means = [f"**{geometric_mean(values):.2f}** ({_interval(values)})" for values in each]
+    lines.append("| **geometric mean** | " + " | ".join(means) + " |")
+    return lines
+
+
+def _interval(ratios: list[float]) -> str:
+    """Of the geometric mean, the workloads taken as drawn from all there could be."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean = sum(logs) / len(logs)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in logs) / max(1, len(logs) - 1))
+    half = 2.0 * spread / math.sqrt(len(logs))
+    return f"{math.exp(mean - half):.2f} to {math.exp(mean + half):.2f}"
+
+
+def verdicts(found: dict[str, list[Summary]], policies: list[str]) -> Iterator[str]:
+    """Each thing to be reached, and whether it is."""
+    for policy, figure, most in TARGETS:
+        if policy not in policies:
+            continue
+        column = policies.index(policy)
+        value = geometric_mean(
+            [rows[0].ratio[figure] / rows[column].ratio[figure] for rows in found.values()]
+        )
+        reached = "reached" if value <= most else "NOT reached"
+        yield f"- {figure} to {policy}: {value:.2f}, at most {most:.2f} wanted: {reached}"
+    if "least-requests" in policies:
+        column = policies.index("least-requests")
+        worse = [name for name, rows in found.items() if rows[column].ratio["ttft_mean_s"] < 1]
+        yield f"- workloads where least-requests is better: {', '.join(worse) or 'none'}"
+    lost = sum(rows[0].mean.failed + rows[0].mean.starved for rows in found.values())
+    yield f"- failed or starved requests, mean of the seeds summed over workloads: {lost:g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, help="folder of the public traces; without it, none")
@@ -134,22 +198,27 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1500, help="at most so many in a run")
     parser.add_argument("--policies", default=",".join(STANDARD), help="ratios are to the first")
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--quick", action="store_true", help="few and short runs")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     given = parser.parse_args()
+    if given.quick:
+        given.seeds, given.requests = min(given.seeds, 2), min(given.requests, 300)
     policies = given.policies.split(",")
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
     names = [case.name for case in cases(given.traces, given.requests)]
     jobs = [
         (given.traces, given.requests, index, policies, seeds)
         for index, name in enumerate(names)
-        if given.only in name
+        if given.only in name and (name in QUICK or not given.quick)
     ]
     started = time.perf_counter()
     console = Console(stderr=True)
     with ProcessPoolExecutor(given.jobs) as pool:
         found = dict(track(pool.map(one, jobs), total=len(jobs), console=console, transient=True))
-    print("\n".join([*ratios(found, policies), "", *seconds(found, policies)]))
+    tables = [ratios(found, policies), against(found, policies), seconds(found, policies)]
+    tables.insert(2, list(verdicts(found, policies)))
+    print("\n\n".join("\n".join(table) for table in tables if table))
     took = time.perf_counter() - started
     console.print(f"{len(jobs)} workloads, {given.seeds} seeds each, {took:.0f} s")
     if given.json is not None:

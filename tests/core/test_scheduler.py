@@ -13,6 +13,7 @@ from ollama_herd.core.predict import Predictor
 from ollama_herd.core.request import Priority, RefusalKind
 from ollama_herd.core.routing import decide
 from ollama_herd.core.scheduler import Grant, QueueSettings, Refuse, Scheduler
+from ollama_herd.core.turns import STARVED_S
 from tests.core.cases import FAST, NAME, SLOW, Case, node, place
 from tests.core.fleets import GB, engine, fleet_of, model, report, request
 from tests.core.simulation import Truth, World
@@ -251,13 +252,13 @@ def test_a_model_is_not_kept_out_by_one_that_is_never_idle():
     case.ask("busy")
     rare, held = case.ask("rare")
     assert held is None
-    while rare.request_id not in case.granted and case.now_s < 100:
+    while rare.request_id not in case.granted and case.now_s < 300:
         case.tick()
         if case.now_s % 2 == 0:
-            assert len(case.granted) == 2 or case.now_s > 30  # never idle
+            assert len(case.granted) == 2 or case.now_s > STARVED_S  # never idle
             case.end(min(case.granted.values(), key=lambda a: a[1])[0])
         case.ask("busy", client="eager")
-    assert 30 < case.now_s < 40
+    assert STARVED_S < case.now_s < STARVED_S + 10
 
 
 # -- bounds ------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def test_a_place_kept_for_a_request_that_is_gone_keeps_out_nobody():
     running, _ = case.ask()
     left, _ = case.ask("n:7b")
     waiting, _ = case.ask("o:7b")
-    for _ in range(40):
+    while case.now_s < STARVED_S + 5:
         case.tick()
     assert set(case.granted) == {running.request_id}
     case.scheduler.on_cancel(left.request_id, case.fleet, case.now_s)

@@ -12,9 +12,9 @@ from ollama_herd.cli.commands import app
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
 from ollama_herd.simulate import comparison, machines, traces, workloads
 from ollama_herd.simulate.engine import KEEP_ALIVE_S, Engine, Job
-from ollama_herd.simulate.policies import POLICIES
+from ollama_herd.simulate.policies import POLICIES, Herd
 from ollama_herd.simulate.results import Figures, figures, geometric_mean, quantile, summary
-from ollama_herd.simulate.world import Conditions
+from ollama_herd.simulate.world import Conditions, World
 
 CALM = Conditions(wrong_ln=0.0, owners=False)
 
@@ -167,6 +167,26 @@ def test_wrong_expectations_are_learned_away() -> None:
         for ln in (0.0, 1.4)
     )
     assert wrong < 3 * right
+
+
+def test_long_prompts_beside_short_answers_drive_no_rate_away() -> None:
+    """Answers are slow while prompts are evaluated between their tokens: that says nothing of how
+    fast either is alone.
+    """
+    policy = Herd(Random(1))
+    one = case("f4", "completion", "few", 0.7, most=400)
+    World(comparison.scenario(one, 2), policy).run()
+    truth = machines.Truth(one.fleet, 2, 0.0)
+    learned = 0
+    for (node_id, _, _), replica in policy.scheduler.load.replicas.items():
+        if replica.rates.lessons < 10:
+            continue
+        learned += 1
+        true = truth.rates(node_id, replica.replica.model.name)
+        speed = replica.node.pace.speed
+        assert 0.6 < replica.rates.prefill.value * speed / true.prefill_tokens_s < 1.6
+        assert 0.6 < replica.rates.step.value / speed / true.step_s < 1.6
+    assert learned >= 4
 
 
 # --- workloads and figures ---------------------------------------------------------------------

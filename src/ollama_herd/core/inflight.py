@@ -7,7 +7,13 @@ from math import exp
 
 from ollama_herd.core.lengths import Lengths
 from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
-from ollama_herd.core.predict import NodePace, Rates, SlotKey
+from ollama_herd.core.predict import (
+    PREFILL_CHUNK,
+    NodePace,
+    Rates,
+    SlotKey,
+    attention_tokens,
+)
 from ollama_herd.core.prefix import SlotMirror
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.silence import Expectation
@@ -100,6 +106,12 @@ class Running:
         self.progress_s = 0.0
         self.dirty_s = 0.0
 
+    def chunk_s(self) -> float:
+        """What a chunk of its prompt takes alone."""
+        new = max(self.prompt - self.cached, 1.0)
+        whole_s = attention_tokens(new, self.cached) * self.replica.rates.inv_prefill_s
+        return whole_s * min(1.0, PREFILL_CHUNK / new)
+
     def expectation(self) -> Expectation:
         """What was predicted of it when it was sent."""
         silent_s = self.replica.silent_s
@@ -120,6 +132,7 @@ class ReplicaLoad:
         "arrivals_per_s",
         "barred_until_s",
         "changed_s",
+        "chunk_s",
         "context_length",
         "displaced",
         "displaces",
@@ -149,6 +162,7 @@ class ReplicaLoad:
         "probe_pause_s",
         "probe_s",
         "progress_s",
+        "prompts",
         "rates",
         "replica",
         "running",
@@ -185,6 +199,8 @@ class ReplicaLoad:
         self.changed_s = float("-inf")
         self.evicted_s = float("-inf")  # unloaded for another one, if no report knows better
         self.progress_s = 0.0
+        self.prompts = 0  # streams that have not begun
+        self.chunk_s = 0.0  # a chunk of the last prompt takes, alone
         self.mirror = SlotMirror()
         self.arrivals_per_s = 0.0
         self.arrivals_at_s = 0.0
@@ -418,9 +434,17 @@ class NodeLoad:
             return
         if models > 1 or self.prefilling:
             self.dirty_s += passed
+        if self.loading is not None and models > 1 and self.loading.key in self.active:
+            models -= 1  # what waits for its load takes no time of the others
+        alpha = self.pace.alpha
         for replica in self.active.values():
-            batch = 1 + self.pace.alpha * (len(replica.running) - 1)
-            replica.progress_s += passed / (batch * models)
+            running = len(replica.running)
+            prompts = replica.prompts
+            if not prompts:
+                replica.progress_s += passed / ((1 + alpha * (running - 1)) * models)
+            elif prompts < running:  # a chunk of a prompt between two steps of the others
+                batch = 1 + alpha * (running - prompts - 1) + replica.chunk_s / replica.rates.step_s
+                replica.progress_s += passed / (batch * models)
 
     def reserve(self, replica: ReplicaLoad, options: Options, now_s: float) -> bool:
         """Let the node run dry for a model that waits to be loaded; renewed while it waits. False

@@ -260,6 +260,9 @@ class Load:
         node.active[replica.key] = replica
         node.in_flight += 1
         node.prefilling += 1
+        if run.request.stream:
+            replica.prompts += 1
+            replica.chunk_s = run.chunk_s()
         node.version += 1
         replica.changed_s = now_s
         run.progress_s = replica.progress_s
@@ -284,7 +287,7 @@ class Load:
         if run.request.stream:
             run.progress_s = replica.progress_s
             run.dirty_s = node.dirty_s
-        node.prefilling -= 1
+        _prompt_is_over(run)
         self._became_hot(replica)
         if replica.options is None:
             replica.options = run.options  # else the engine had loaded it anew
@@ -328,7 +331,7 @@ class Load:
             node.active.pop(replica.key, None)
         node.in_flight -= 1
         if run.first_byte_s < 0:
-            node.prefilling -= 1
+            _prompt_is_over(run)
         node.version += 1
         replica.changed_s = now_s
         if replica.replica.slots is None:
@@ -442,6 +445,11 @@ class Load:
             is_failing = load.failures >= FAILURES_TO_BAR or engine.is_failing
             if engine.out_since_s is None and load.stuck is None and not is_failing:
                 self.barred.discard(key)
+
+
+def _prompt_is_over(run: Running) -> None:
+    run.node.prefilling -= 1
+    run.replica.prompts -= run.request.stream
 
 
 def _note_context(load: ReplicaLoad, context: int) -> None:

@@ -53,6 +53,9 @@ BORROWED_SAMPLES = 5
 ATTENTION_TOKENS = 32768.0
 """Context at which attention doubles the cost of a prompt token (routing study)."""
 
+PREFILL_CHUNK = 512
+"""Prompt tokens evaluated between two decode steps of the others (llama.cpp's batch size)."""
+
 LOAD_OVERHEAD_S = 1.0
 MIN_LOAD_SAMPLE_S = 1.5
 """Shorter loads are found-already-loaded, not loads (recorded: 0.05 to 0.1 s)."""

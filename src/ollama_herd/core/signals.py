@@ -15,7 +15,7 @@ from ollama_herd.core.eviction import eviction, loss_s
 from ollama_herd.core.inflight import SAMPLE, Place, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import Node
-from ollama_herd.core.predict import attention_tokens
+from ollama_herd.core.predict import PREFILL_CHUNK, attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
 from ollama_herd.core.remaining import LEAST_S, ends_in_s, remaining_s, remaining_times
 from ollama_herd.core.request import InferenceRequest
@@ -25,9 +25,6 @@ OTHERS_WEIGHT = 1.5
 CACHE_LOST_WEIGHT = 4.0
 RELOAD_PAUSE_S = 2.0
 """Unloading before a reload with other options takes this long on top."""
-
-PREFILL_CHUNK = 512
-"""Prompt tokens evaluated between two decode steps of the others (llama.cpp's batch size)."""
 
 Held = Mapping[ReplicaLoad, Sequence[float]]
 
