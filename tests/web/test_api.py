@@ -64,6 +64,13 @@ def test_fleet_is_that_of_the_fleet_status(herd: Herd) -> None:
     assert [n["name"] for n in ours["nodes"]] == [n["name"] for n in herd.status()["nodes"]]
 
 
+def test_lists_tell_what_was_predicted_beside_what_came_of_it(herd: Herd) -> None:
+    refused, served = traces(herd)["traces"]
+    assert served["predicted_ttft_ms"] > 0
+    assert served["predicted_total_ms"] >= served["predicted_ttft_ms"]
+    assert refused["predicted_ttft_ms"] is None
+
+
 def test_tags_are_kept_and_filtered(herd: Herd) -> None:
     """From the header, and from what OpenAI's clients send."""
     told = {"user": "ann", "metadata": {"team": "search"}, "messages": []}

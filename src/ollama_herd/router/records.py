@@ -62,6 +62,8 @@ class TraceRow(msgspec.Struct, frozen=True):
     attempt_count: int
     hedged: bool
     continued: bool
+    predicted_ttft_ms: float | None
+    predicted_total_ms: float | None
 
 
 class CandidateView(msgspec.Struct, frozen=True):

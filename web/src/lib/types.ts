@@ -140,6 +140,8 @@ export interface TraceRow {
   attempt_count: number;
   hedged: boolean;
   continued: boolean;
+  predicted_ttft_ms: number | null;
+  predicted_total_ms: number | null;
 }
 
 export interface Attempt {
