@@ -19,7 +19,7 @@ def heartbeat(
 ) -> dict[str, Any]:
     """What a node of ollama-herd posts, with all its models loaded."""
     loaded = {
-        "size_gb": 2.0,
+        "size_gb": 0.5,
         "parameter_size": "3.2B",
         "quantization": "Q4_K_M",
         "context_length": 4096,
@@ -40,7 +40,7 @@ def heartbeat(
             "models_loaded": [{"name": name, **loaded} for name in models],
             "models_available": list(models),
             "models_available_meta": dict.fromkeys(models, meta),
-            "models_available_sizes": dict.fromkeys(models, 2.0),
+            "models_available_sizes": dict.fromkeys(models, 0.5),
             "max_loaded_models": 3,
             "num_parallel": parallel,
             "version": "0.13.0",

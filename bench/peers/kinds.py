@@ -124,6 +124,7 @@ KINDS: Mapping[str, Kind] = {
             package="ollama-herd",
             command=_ollama_herd,
             env={"FLEET_TELEMETRY": "false", "FLEET_NODE_TELEMETRY": "false"},
+            has_model_states=True,
         ),
         Kind(
             "litellm",

@@ -44,6 +44,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--part", action="append", choices=PARTS, help="only this part (repeatable)"
     )
+    parser.add_argument(
+        "--fault", action="append", choices=faults.FAULTS, help="only this fault (repeatable)"
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--rounds", type=int, help="rounds of the costs")
     parser.add_argument("--json", type=Path, help="write the results here")
@@ -73,11 +76,15 @@ def main() -> int:
 
 
 def merged(files: list[Path]) -> dict[str, Any]:
-    """One result of several; what a file lacks is taken from the next ones."""
+    """One result of several; what a file lacks is taken from the next ones, cell by cell."""
     results, *others = (json.loads(file.read_text()) for file in files)
     for other in others:
-        for part in PARTS:
+        for part in ("costs", "probes"):
             results[part] = results[part] or other[part]
+        for name, found in other["faults"].items():
+            mine = results["faults"].setdefault(name, [])
+            known = {(cell["form"], cell["fault"]) for cell in mine}
+            mine += [cell for cell in found if (cell["form"], cell["fault"]) not in known]
         results["how"] = results["how"] or other["how"]
         results["is_closed"] = results["is_closed"] and other["is_closed"]
         results["failed"] = other["failed"] | results["failed"]
@@ -146,7 +153,9 @@ def _inside(options: argparse.Namespace, console: Console) -> int:
             keep()
         if "faults" in parts:
             console.print("faults")
-            results["faults"], failed["faults"] = faults.run_all(kinds, home, quick=options.quick)
+            results["faults"], failed["faults"] = faults.run_all(
+                kinds, home, quick=options.quick, only=options.fault or ()
+            )
     keep()
     return 0
 

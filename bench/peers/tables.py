@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.e2e.fault_matrix import FAULTS
+
 from peers.kinds import KINDS, OLLAMA, OPENAI, OURS, PATHS
 
 API = {OPENAI: "OpenAI", OLLAMA: "Ollama"}
 _REFERENCE = "nginx"
+_SLOW_S = 5.0
 _LEFT = ("mid", "gap", "before", "plain")
 _COST_COLUMNS = (
     "router",
@@ -107,12 +110,13 @@ def _left(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _faults(results: Mapping[str, Any], form: str, dialect: str) -> Table:
-    names = [name for name in results["faults"] if dialect in KINDS[name].dialects]
+    names = [name for name in _in_order(results["faults"]) if dialect in KINDS[name].dialects]
     by_name = {
         name: {cell["fault"]: cell for cell in results["faults"][name] if cell["form"] == form}
         for name in names
     }
-    faults = list(dict.fromkeys(fault for cells in by_name.values() for fault in cells))
+    found = {fault for cells in by_name.values() for fault in cells}
+    faults = sorted(found, key=FAULTS.index)
     rows = [
         (
             fault.replace("_", " "),
@@ -122,6 +126,11 @@ def _faults(results: Mapping[str, Any], form: str, dialect: str) -> Table:
     ]
     columns = ("fault", *(titled(results, name) for name in names))
     return Table(f"{API[dialect]} API: requests that end right, {form}", columns, rows)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The engine itself, then the routers as they are listed; they run beside each other."""
+    return [name for name in ("engine", *KINDS) if name in names]
 
 
 def outcome(cell: Mapping[str, Any] | None) -> str:
@@ -134,11 +143,14 @@ def outcome(cell: Mapping[str, Any] | None) -> str:
         if cell[key]
     ]
     unmet = ["not met"] if cell["met"] == 0 else []
-    return ", ".join([f"{cell['completed']}/{cell['requests']}", *others, *unmet])
+    slow_s = cell.get("slowest_s", 0.0)
+    slow = [f"slowest {slow_s:.0f} s"] if slow_s > _SLOW_S else []
+    return ", ".join([f"{cell['completed']}/{cell['requests']}", *others, *slow, *unmet])
 
 
 def _probes(results: Mapping[str, Any], dialect: str) -> Table:
-    found = {name: one[dialect] for name, one in results["probes"].items() if dialect in one}
+    seen = results["probes"]
+    found = {name: seen[name][dialect] for name in _in_order(seen) if dialect in seen[name]}
     probes = list(dict.fromkeys(probe for one in found.values() for probe in one))
     rows = [(probe, *(one.get(probe, "-") for one in found.values())) for probe in probes]
     columns = ("what", *(titled(results, name) for name in found))
@@ -147,7 +159,7 @@ def _probes(results: Mapping[str, Any], dialect: str) -> Table:
 
 def notes(results: Mapping[str, Any]) -> list[str]:
     """What a reader must know to judge the tables."""
-    lines = [results["where"], results["how"]]
+    lines = [line for line in (results["where"], results["how"]) if line]
     if not results["is_closed"]:
         lines.append("Not in a namespace of its own: the routers could have reached the network.")
     if results["quick"]:

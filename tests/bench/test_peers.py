@@ -15,9 +15,9 @@ from peers import environments, run, tables
 from peers.exchange import Answer, judge
 from peers.faults import REFUSE, Cell, cells, count
 from peers.heartbeats import heartbeat
-from peers.kinds import KINDS, OPENAI, PATHS, Place, litellm_config
+from peers.kinds import KINDS, OLLAMA, OPENAI, PATHS, Place, litellm_config
+from peers.reading import Read, read
 from tests.e2e.fault_matrix import Form
-from tests.e2e.fault_reading import Read
 from tests.fakes.raw import Response
 
 ORDER = wire.Order(id=7, chunks=4, period_us=1000)
@@ -136,10 +136,11 @@ def test_a_quick_run_leaves_out_the_faults_that_hang():
 
 def _events(*texts, end=b"data: [DONE]\n\n"):
     events = [b'data: {"id":"1","choices":[{"delta":{"content":"%b"}}]}\n\n' % t for t in texts]
-    return Response(200, "OK", [], "chunked", body=b"".join(events) + end, is_whole=True)
+    return Response(200, "OK", [], "chunked", body=b"".join(events) + end, is_whole=True,
+                    arrivals=[0.1])  # fmt: skip
 
 
-WHOLE = Read("ab", 2, is_whole=True)
+WHOLE = Read("ab", is_whole=True)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,30 @@ def test_each_outcome_is_counted_where_it_belongs(answer, where):
 
     counted = {key: getattr(cell, key) for key in ("completed", "told", "silent", "hung")}
     assert counted == {key: int(key == where) for key in counted}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "is_whole"),
+    [
+        (b'{"message":{"content":"a"},"done":true}', "a", True),
+        (b'{"message":{"content":"a"}}\n{"message":{"content":"b"},"done":true}', "ab", True),
+        (b'{"message":{"content":"a"}}\n', "a", False),
+        (b'{"message":{"content":"a"}}\n{"error":"died"}', "a", False),
+    ],
+)
+def test_lines_of_ollama_are_read_without_any_of_their_counts(body, text, is_whole):
+    form = Form(PATHS[OLLAMA], is_stream=True)
+    got = read(form, Response(200, "OK", [], "chunked", body=body, is_whole=True))
+
+    assert (got.text, got.is_whole) == (text, is_whole)
+    assert got.error == ("died" if b"died" in body else "")
+
+
+def test_half_a_json_answer_is_an_error_to_a_client():
+    form = Form(PATHS[OPENAI], is_stream=False)
+    half = Response(200, "OK", [], "length", body=b'{"choices":[{"mess', is_whole=True)
+
+    assert "not an answer" in read(form, half).error
 
 
 def _values(cpu_us, gap_ms=0.5):
@@ -251,16 +276,21 @@ def test_timings_become_rows():
 def test_parts_of_several_runs_make_one_result(tmp_path):
     empty = {"costs": {}, "faults": {}, "probes": {}, "how": "", "is_closed": True, "failed": {}}
     files = [tmp_path / "a.json", tmp_path / "b.json"]
-    files[0].write_text(
-        json.dumps(empty | {"faults": {"herd": []}, "failed": {"faults": {"x": "y"}}})
-    )
-    files[1].write_text(
-        json.dumps(empty | {"costs": {"herd": [1]}, "how": "so", "is_closed": False})
-    )
+    close = {"form": "f", "fault": "close"}
+    first = {"faults": {"herd": [close | {"told": 0}]}, "failed": {"faults": {"x": "y"}}}
+    second = {
+        "faults": {"herd": [close | {"told": 9}, {"form": "g", "fault": "close"}]},
+        "costs": {"herd": [1]},
+        "how": "so",
+        "is_closed": False,
+    }
+    files[0].write_text(json.dumps(empty | first))
+    files[1].write_text(json.dumps(empty | second))
 
     merged = run.merged(files)
 
-    assert (merged["costs"], merged["faults"]) == ({"herd": [1]}, {"herd": []})
+    assert merged["costs"] == {"herd": [1]}
+    assert merged["faults"] == {"herd": [close | {"told": 0}, {"form": "g", "fault": "close"}]}
     assert merged["how"] == "so"
     assert merged["is_closed"] is False
     assert merged["failed"] == {"faults": {"x": "y"}}
