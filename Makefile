@@ -16,17 +16,20 @@ PYTHON = $(shell for python in python3.14 python3.13 python3.12 python3.11 pytho
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop check lint types docs docs-check site fmt bench web dist footprint screenshots recording clean setup fuzz audit
+.PHONY: help demo test test-all interop check lint types docs docs-check site fmt bench web dist footprint screenshots recording clean setup fuzz audit
 .DELETE_ON_ERROR:
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 12
 
 demo: $(SYNCED) ## a router, two nodes and a real model here (ONCE=1: one answer, FAILOVER=1: a node dies)
 	HERD_HOME="$(DEMO_HOME)" $(BIN)/herd demo --yes $(if $(ONCE),--once) $(if $(FAILOVER),--failover)
 
 test: $(SYNCED) $(HERD_TEST_GGUF) ## all tests (PYTEST_ARGS=… goes to pytest)
 	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/pytest $(PYTEST_ARGS)
+
+test-all: $(SYNCED) $(HERD_TEST_GGUF) ## the same on each Python from 3.11 on that is here, with a table
+	HERD_TEST_GGUF="$(abspath $(HERD_TEST_GGUF))" $(BIN)/python -m tools.matrix $(PYTEST_ARGS)
 
 interop: $(SYNCED) ## real clients doing real tasks through the herd; installs them under .venvs/ first
 	HERD_TEST_INTEROP=1 $(BIN)/pytest tests/interop -v $(PYTEST_ARGS)

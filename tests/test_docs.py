@@ -16,6 +16,7 @@ from tools.parts import OWNERS
 from tools.routes import herd_app
 from typer.testing import CliRunner
 
+from ollama_herd import __version__
 from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
@@ -338,3 +339,10 @@ def test_recordings_are_never_converted() -> None:
     answers = done.stdout.splitlines()
     assert len(answers) == len(files)
     assert [line for line in answers if not line.endswith(": unset")] == []
+
+
+def test_the_changelog_has_this_version_with_its_day() -> None:
+    newest = next(
+        line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")
+    )
+    assert re.fullmatch(rf"## {re.escape(__version__)} - 20\d\d-\d\d-\d\d", newest)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_pictures_queue_and_leave_with_their_clients(herd: Herd, tmp_path: Path)
         wait_until(lambda: machine.running() == 0, 1.5, "the command to be gone")
         refused = herd.call("POST", "/v1/images/generations", body(quantize=7))
         assert refused.status == 400
-        assert "invalid choice: 7" in refused.json()["error"]["message"]
+        assert re.search(r"invalid choice: '?7", refused.json()["error"]["message"])
     assert machine.running() == 0
 
 

@@ -111,7 +111,7 @@ def default_text(field: FieldInfo) -> str:
 
 def _read_file(kind: type[Settings], file: Path) -> Mapping[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
