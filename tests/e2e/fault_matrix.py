@@ -183,7 +183,7 @@ class Rig:
         self.used += 1
         wanted = read(form, call(self.bad.port, "POST", form.path, body))
         assert wanted.is_whole, wanted
-        self._prefer_the_bad(form, body)
+        self.prefer_the_bad(form, body)
         healthy_ms = statistics.median(self.timed(form, body)[1] for _ in range(3))
         cell = Cell(fault, form, requests, at_once)
         before = self.bad.counters.by_path[form.path]
@@ -208,7 +208,7 @@ class Rig:
             cell.added_ms, cell.worst_ms = statistics.mean(added_ms), max(added_ms)
         return cell
 
-    def _prefer_the_bad(self, form: Form, body: dict[str, Any]) -> None:
+    def prefer_the_bad(self, form: Form, body: dict[str, Any]) -> None:
         """Until request after request goes there, however it was left by the cell before."""
         lone = Form("/api/chat", is_stream=False)
         answer, _ = self.timed(lone, lone.body(LONE))  # an answer ends the rest of its engine
