@@ -6,7 +6,7 @@ as well; links between them and docs/ are turned, so that each is right in both 
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,9 +33,23 @@ _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put every page of a folder into the navigation where `FOLDER/*` stands."""
-    config.nav = [_spread(entry) for entry in config.nav or ()]
+    """Put every page of a folder into the navigation where `FOLDER/*` stands, and at its end the
+    pages that it does not name.
+    """
+    nav = [_spread(entry) for entry in config.nav or ()]
+    pages = (path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md")))
+    named = set(_named(nav))
+    left = [uri for uri in pages if uri not in named and not uri.endswith(".in.md")]
+    config.nav = [*nav, {"More": left}] if left else nav
     return config
+
+
+def _named(entry: object) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict | list):
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from _named(part)
 
 
 def _spread(entry: object) -> object:
