@@ -66,13 +66,15 @@ def is_expected(pauses: Sequence[float], idle_s: float) -> bool:
 
 def due_replicas(load: Load, fleet: Fleet, now_s: float) -> Iterator[ReplicaLoad]:
     """Replicas to be used now, each a moment before its engine would unload it."""
-    for replica in sorted(load.recurring, key=lambda one: one.key):
-        if not replica.is_hot or replica.running or not _is_ours(replica, fleet):
-            continue
+    soon = [
+        r for r in load.recurring if 0 < _usual_left_s(r, now_s) + SLACK_S <= LEAD_S + 2 * SLACK_S
+    ]
+    for replica in sorted(soon, key=lambda one: one.key):
         left_s = _left_s(replica, load.wall_s + now_s)
         is_usual = abs(_usual_left_s(replica, now_s) - left_s) <= SLACK_S
         is_due = is_usual and 0 < left_s <= LEAD_S and _is_free(replica)
-        if is_due and is_expected(replica.pauses, now_s - replica.arrivals_at_s):
+        is_wanted = is_due and is_expected(replica.pauses, now_s - replica.arrivals_at_s)
+        if is_wanted and _is_ours(replica, fleet):
             yield replica
 
 
@@ -93,7 +95,9 @@ def _is_free(replica: ReplicaLoad) -> bool:
     """Whether its machine has room and time: nobody is at work there, nothing fails."""
     node = replica.node
     return (
-        node.loading is None
+        replica.is_hot
+        and not replica.running
+        and node.loading is None
         and node.reserved is None
         and node.pace.busy_since_s is None
         and node.node.vitals.pressure is Pressure.NORMAL
