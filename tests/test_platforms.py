@@ -289,25 +289,3 @@ def test_a_file_of_settings_as_windows_editors_write_it(
     (tmp_path / "herd.toml").write_bytes(text.encode())
     patched.setenv("HERD_HOME", str(tmp_path))
     assert load(RouterSettings, {}).settings.port == 4711
-
-
-@pytest.mark.parametrize(("platform", "colours"), [("linux", True), ("win32", False)])
-def test_windows_terminals_get_no_colours(platform: str, *, colours: bool) -> None:
-    code = (
-        "import io, sys, structlog\n"
-        "from ollama_herd import logs\n"
-        "class Terminal(io.StringIO):\n"
-        "    def isatty(self): return True\n"
-        "sys.platform, sys.stderr = sys.argv[1], Terminal()\n"
-        "logs.setup('info'); structlog.get_logger().info('hello')\n"
-        "print(ascii(sys.stderr.getvalue()))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, platform],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert "hello" in done.stdout
-    assert ("\\x1b" in done.stdout) is colours
