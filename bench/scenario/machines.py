@@ -1,8 +1,9 @@
 """Simulated machines behind real sockets: the fluid model of `herd simulate`, as Ollamas over HTTP.
 
-Their time runs `speed` times as fast as the clock; everything they tell a router (durations in
-answers) is in the clock's time. They speak as much of Ollama as a router asks for: chat and
-generate, streamed; a load with an empty prompt; an unload with keep-alive 0.
+Their time runs `speed` times as fast as the clock, as does that of the router before them
+(`fast_herd.py`): all durations that they tell are simulated ones. They speak as much of Ollama as a
+router asks for: chat and generate, streamed, a line a token; a load with an empty prompt; an unload
+with keep-alive 0.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from ollama_herd.simulate.engine import Engine, Job
 from ollama_herd.simulate.machines import Machine, Truth
 from ollama_herd.simulate.workloads import Turn
 
-HEARTBEAT_S = 0.5
-"""Of the clock; as agents do, news goes out at once with the next one."""
+TOLD_EVERY_S = 1.0
+"""So many simulated seconds of tokens go out in one write: what a client sees of a stream in
+between decides nothing here, and a write for each would only measure the bench itself."""
 
 TURN_HEADER = b"x-bench-turn: "
 
@@ -32,6 +34,13 @@ class Clock:
 
     def now_s(self) -> float:
         return (time.monotonic() - self._begun_s) * self.speed  # noqa: TID251
+
+
+class Seen(msgspec.Struct):
+    """What an engine knows of a request; simulated seconds, -1 where it did not come so far."""
+
+    received_s: float
+    first_due_s: float = -1.0
 
 
 class _Body(msgspec.Struct):
@@ -57,6 +66,7 @@ class Host:
         self.port = 0
         self._clock = clock
         self._turns = turns
+        self.seen: dict[str, Seen] = {}
         self._events: dict[int, asyncio.Queue[tuple[str, float]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
@@ -94,6 +104,13 @@ class Host:
             engines=(told,) if is_new else None,
         )
 
+    @property
+    def has_news(self) -> bool:
+        """Whether its models in memory are others than it last said."""
+        self._move()
+        told = self._told
+        return told is None or told.loaded != self.engine.report().loaded
+
     def tell_all(self) -> None:
         """The next report has every section."""
         self._told = None
@@ -112,6 +129,15 @@ class Host:
             delay_s = max(at_s - self._clock.now_s(), 0.0) / self._clock.speed
             self._timer = asyncio.get_running_loop().call_later(delay_s + 1e-4, self._move)
 
+    def tell_tokens(self) -> None:
+        """To be called each `TOLD_EVERY_S`: streams get the tokens made since."""
+        self._move()
+        for runner in self.engine.runners.values():
+            for job in runner.active:
+                events = self._events.get(id(job))
+                if events is not None and job.phase == "decode":
+                    events.put_nowait(("tokens", job.output - max(job.left, 0.0)))
+
     def _step(self, at_s: float) -> None:
         for job, what in list(self.engine.advance(at_s)):
             events = self._events.get(id(job))
@@ -123,7 +149,7 @@ class Host:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lower = head.lower()
-                length = int(_value(lower, b"content-length: ") or b"0")
+                length = int(value(lower, b"content-length: ") or b"0")
                 body = await reader.readexactly(length) if length else b""
                 await self._answer(head, lower, body, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
@@ -141,13 +167,13 @@ class Host:
             writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
             return
         asked = msgspec.json.decode(body, type=_Body)
-        key = _value(lower, TURN_HEADER).decode()
+        key = value(lower, TURN_HEADER).decode()
         if not key:
             await self._load_or_unload(asked, writer)
             return
-        turn = self._turns[key]
-        job = self._job(asked.model, turn, key)
-        await self._stream(job, asked.model, writer)
+        self.seen[key] = Seen(self._clock.now_s())
+        job = self._job(asked.model, self._turns[key], key)
+        await self._stream(job, self.seen[key], writer)
 
     def _job(self, model: str, turn: Turn, key: str) -> Job:
         self._serial += 1
@@ -190,56 +216,62 @@ class Host:
         finally:
             del self._events[id(job)]
 
-    async def _stream(self, job: Job, model: str, writer: asyncio.StreamWriter) -> None:
+    async def _stream(self, job: Job, seen: Seen, writer: asyncio.StreamWriter) -> None:
         events: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
         self._events[id(job)] = events
         self._move()
         self.engine.submit(job)
         self._move()
+        line = msgspec.json.encode({"model": job.model, "message": _SAID, "done": False}) + b"\n"
+        told = 0
         try:
             while True:
-                what, at_s = await events.get()
+                what, value = await events.get()
                 if what == "first":
-                    writer.write(
-                        b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n"
-                        b"transfer-encoding: chunked\r\n\r\n"
-                    )
-                    _chunk(writer, {"model": model, "message": _SAID, "done": False})
-                    continue
-                _chunk(writer, self._last(job, model, at_s))
-                writer.write(b"0\r\n\r\n")
-                await writer.drain()
-                return
+                    seen.first_due_s = value
+                    writer.write(_STREAM_HEAD)
+                count = {"first": 1, "tokens": int(value), "done": job.output}[what]
+                if count > told >= (0 if what == "first" else 1):
+                    _chunk(writer, line * (count - told))
+                    told = count
+                if what == "done":
+                    _chunk(writer, msgspec.json.encode(_last(job, value)) + b"\n")
+                    writer.write(b"0\r\n\r\n")
+                    await writer.drain()
+                    return
         finally:
             del self._events[id(job)]
 
-    def _last(self, job: Job, model: str, at_s: float) -> dict[str, object]:
-        """Counts, and durations in the clock's ns."""
-        usage = job.usage(at_s)
-        ns = 1e6 / self._clock.speed
-        return {
-            "model": model,
-            "message": {"role": "assistant", "content": ""},
-            "done": True,
-            "done_reason": "stop",
-            "total_duration": int((at_s - job.sent_s) * 1e3 * ns),
-            "load_duration": int((usage.load_ms or 0.0) * ns),
-            "prompt_eval_count": job.prompt,
-            "prompt_eval_duration": int((usage.prefill_ms or 0.0) * ns),
-            "eval_count": job.output,
-            "eval_duration": int((usage.decode_ms or 0.0) * ns),
-        }
+
+def _last(job: Job, at_s: float) -> dict[str, object]:
+    """Counts, and durations in ns."""
+    usage = job.usage(at_s)
+    return {
+        "model": job.model,
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": "stop",
+        "total_duration": int((at_s - job.sent_s) * 1e9),
+        "load_duration": int((usage.load_ms or 0.0) * 1e6),
+        "prompt_eval_count": job.prompt,
+        "prompt_eval_duration": int((usage.prefill_ms or 0.0) * 1e6),
+        "eval_count": job.output,
+        "eval_duration": int((usage.decode_ms or 0.0) * 1e6),
+    }
 
 
 _SAID = {"role": "assistant", "content": "x"}
 
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
-def _chunk(writer: asyncio.StreamWriter, value: object) -> None:
-    line = msgspec.json.encode(value) + b"\n"
-    writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+
+def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
-def _value(head: bytes, name: bytes) -> bytes:
+def value(head: bytes, name: bytes) -> bytes:
     start = head.find(b"\r\n" + name)
     if start < 0:
         return b""

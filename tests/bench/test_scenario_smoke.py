@@ -3,16 +3,28 @@
 import subprocess
 import sys
 
+import msgspec
+import pytest
+
 from tests.bench.conftest import BENCH
 
+sys.path.append(str(BENCH / "scenario"))
 
-def test_a_short_scenario():
+import results
+
+PAGE = BENCH.parent / "docs" / "scenario.md"
+
+
+def test_a_short_scenario(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n" + "\n".join(results.MARKS) + "\nafter\n")
     done = subprocess.run(
         [
             sys.executable,
             BENCH / "scenario" / "run.py",
             *("--horizon", "60", "--requests", "24", "--speed", "20", "--load", "0.3"),
-            *("--policies", "expected-completion,round-robin"),
+            *("--workloads", "chat", "--policies", "expected-completion,round-robin"),
+            *("--json", tmp_path / "day.json", "--write-docs", page),
         ],
         capture_output=True,
         text=True,
@@ -20,11 +32,26 @@ def test_a_short_scenario():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
-    assert [row[0].strip() for row in rows] == ["expected-completion", "round-robin"]
-    for row in rows:
-        requests, failed, _starved = (int(cell) for cell in row[1:4])
-        assert requests > 5
-        assert failed == 0
-    assert rows[0][3].strip() == "0"
-    assert float(rows[0][5]) > 0
+    runs = msgspec.json.decode((tmp_path / "day.json").read_bytes(), type=list[results.Run])
+    assert [run.policy for run in runs] == ["herd", "round-robin"]
+    for run in runs:
+        assert run.requests > 5
+        assert run.failed == 0
+    assert runs[0].starved == 0
+    assert 0 < runs[0].added.p50 < runs[0].ttft.mean
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert f"| herd | {runs[0].requests} | 0 | 0 | " in text
+
+
+def test_the_documentation_has_a_place_for_the_tables():
+    assert all(mark in PAGE.read_text() for mark in results.MARKS)
+
+
+def test_a_page_without_a_place_is_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing here")
+    with pytest.raises(ValueError, match="has no place"):
+        results.write_between_marks(page, "tables")
+    assert page.read_text() == "nothing here"
