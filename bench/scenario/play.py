@@ -23,6 +23,9 @@ from ollama_herd.simulate.world import Scenario
 LIMIT = 3.0
 """Requests without an answer after so many horizons count as starved."""
 
+START_S = 90.0
+"""From exec to listening, on a busy machine."""
+
 HEARTBEAT_S = 2.0
 """As agents do by default; news goes out at once."""
 
@@ -190,7 +193,7 @@ def _router(
         command, env={**kept, **OWN_SETTINGS, "HERD_POLICY": policy}, stdin=subprocess.DEVNULL
     )
     try:
-        procs.wait_for_port(port, process)
+        procs.wait_for_port(port, process, START_S)
         yield process, port
     finally:
         procs.stop(process)

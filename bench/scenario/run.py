@@ -46,9 +46,9 @@ def main() -> None:
                 shot_to = folder if place == 0 else None
                 runs.append(_run(case, policy, speed, (options.seed, shot_to), progress))
             _print(console, runs[-len(policies) :])
+            if options.json:
+                options.json.write_bytes(msgspec.json.format(msgspec.json.encode(runs)))
     _print_together(console, runs)
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(runs)))
     if options.write_docs:
         results.write_between_marks(options.write_docs, results.markdown(runs, _command()))
     sys.exit(1 if any(run.failed for run in runs) else 0)
@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, help="replay this file, or all of this folder")
     parser.add_argument("--mix", default="few", choices=sorted(workloads.MIXES))
     parser.add_argument("--load", type=float, default=0.5)
-    parser.add_argument("--horizon", type=float, default=600.0, help="simulated seconds")
+    parser.add_argument("--horizon", type=float, default=400.0, help="simulated seconds")
     parser.add_argument("--requests", type=int, default=300, help="at most, for each trace")
     parser.add_argument("--speed", type=float, default=10.0, help="simulated seconds a second")
     parser.add_argument("--check-speed", type=float, help="the first trace once more, at this one")

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ollama_herd.agent.address import EngineAddress
-from ollama_herd.agent.engine import EngineFailure
 from ollama_herd.clock import monotonic_s
+from ollama_herd.engines.address import EngineAddress
+from ollama_herd.engines.probe import EngineFailure
 from tests.pace import in_time
 
 GOLDEN = Path(__file__).parent / "golden"

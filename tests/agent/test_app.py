@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ollama_herd.agent import engine_watch as watch_module
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.app import distinct, own_engine, run
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import IDENTITY_FILE, load_identity
 from ollama_herd.clock import monotonic_s
 from ollama_herd.config import NodeSettings
 from ollama_herd.core.node import EngineKind, Reach
+from ollama_herd.engines.address import EngineAddress
 from tests.agent.fake_engine import OLLAMA, engine_running, until
 from tests.agent.fake_router import FakeRouter, router_running
 from tests.pace import in_time

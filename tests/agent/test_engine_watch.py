@@ -3,11 +3,11 @@
 import aiohttp
 import pytest
 
-from ollama_herd.agent import engine as engine_module
 from ollama_herd.agent import engine_watch as watch_module
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.engine_watch import Engines, EngineWatch, Surroundings, engine_id
 from ollama_herd.core.node import EngineKind, Reach
+from ollama_herd.engines import probe as engine_module
+from ollama_herd.engines.address import EngineAddress
 from tests.agent.fake_engine import (
     LLAMACPP,
     OLLAMA,

@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.reach import (
     address_towards,
     connects,
@@ -14,6 +13,7 @@ from ollama_herd.agent.reach import (
     own_addresses,
 )
 from ollama_herd.core.node import Reach
+from ollama_herd.engines.address import EngineAddress
 
 
 def listening(host: str) -> socket.socket:

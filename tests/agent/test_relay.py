@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from ollama_herd.agent import relay as relay_module
 from ollama_herd.agent import tunnel as tunnel_module
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.relay import Relay
 from ollama_herd.agent.relay_head import Head, parse_head
 from ollama_herd.clock import monotonic_s
+from ollama_herd.engines.address import EngineAddress
 from tests.pace import in_time
 
 KEY = "secret-key"

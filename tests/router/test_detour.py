@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.relay import Relay
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import Detour, Endpoint
 from ollama_herd.core.request import OutcomeKind
+from ollama_herd.engines.address import EngineAddress
 from ollama_herd.router import upstream as module
 from ollama_herd.router.asking import ask
 from ollama_herd.router.upstream import Upstream, UpstreamFailed

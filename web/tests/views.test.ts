@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { Lines } from "../src/lib/chat";
-import { modelRows, runningOn, loads, tagged } from "../src/lib/fleet";
+import { loads, machineLine, modelRows, runningOn, tagged } from "../src/lib/fleet";
 import { after, begun, failed, sum, TextLines } from "../src/lib/pull";
 import { stateOf } from "../src/lib/live";
 import { readRoute, writeRoute } from "../src/lib/route";
@@ -87,6 +87,24 @@ describe("chat lines", () => {
 
   it("that are no JSON are an error", () => {
     expect(new Lines().feed("<html>\n")[0]?.error).toBeTruthy();
+  });
+});
+
+describe("a machine", () => {
+  const state = stateOf({
+    "node:a": {
+      node_id: "a",
+      name: "a",
+      status: "online",
+      address: "10.0.0.7",
+      vitals: {},
+      platform: {},
+      has_agent: false,
+    },
+  });
+
+  it("without an agent says so", () => {
+    expect(machineLine(state.nodes[0]!)).toEqual(["no agent", "10.0.0.7"]);
   });
 });
 

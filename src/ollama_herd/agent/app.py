@@ -13,10 +13,8 @@ import msgspec
 import structlog
 
 from ollama_herd import __version__
-from ollama_herd.agent.address import EngineAddress, parse_engine_url, parse_ollama_host
 from ollama_herd.agent.collect import Collector
 from ollama_herd.agent.descriptors import allow_many
-from ollama_herd.agent.engine_media import Purpose
 from ollama_herd.agent.engine_watch import (
     OWN_ENGINE,
     Engines,
@@ -41,6 +39,8 @@ from ollama_herd.config import NodeSettings
 from ollama_herd.core.node import EngineKind
 from ollama_herd.core.request import Kind
 from ollama_herd.discovery import RouterBrowser
+from ollama_herd.engines.address import EngineAddress, parse_engine_url, parse_ollama_host
+from ollama_herd.engines.media import Purpose
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 _log = structlog.get_logger(__name__)

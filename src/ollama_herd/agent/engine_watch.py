@@ -11,18 +11,16 @@ import aiohttp
 import msgspec
 import structlog
 
-from ollama_herd.agent.address import DEFAULT_PORT, EngineAddress
 from ollama_herd.agent.background import start_in_thread
-from ollama_herd.agent.engine import EngineFailure, EngineHttp, EngineProbe, Findings
-from ollama_herd.agent.engine_detect import HerdRouterFound, detect
 from ollama_herd.agent.engine_limits import Limits, read_limits
-from ollama_herd.agent.engine_media import MediaProbe, Purpose
-from ollama_herd.agent.engine_ollama import OllamaProbe
-from ollama_herd.agent.engine_openai import OpenAiProbe
 from ollama_herd.agent.reach import find_reach, is_this_machine
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.node import EngineKind, EngineReport, Reach
 from ollama_herd.core.request import Kind
+from ollama_herd.engines.address import DEFAULT_PORT, EngineAddress
+from ollama_herd.engines.detect import HerdRouterFound, probe_of
+from ollama_herd.engines.media import MediaProbe, Purpose
+from ollama_herd.engines.probe import EngineFailure, EngineHttp, EngineProbe, Findings
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 _log = structlog.get_logger(__name__)
@@ -33,11 +31,6 @@ LIMITS_TIMEOUT_S = 10.0
 
 OWN_ENGINE = EngineAddress("127.0.0.1", DEFAULT_PORT)
 """Where the Ollama of this machine is when nothing else is said."""
-
-_PROBES: dict[EngineKind, type[OllamaProbe] | type[OpenAiProbe]] = {
-    EngineKind.OLLAMA: OllamaProbe,
-    EngineKind.OPENAI: OpenAiProbe,
-}
 
 
 class Surroundings:
@@ -135,10 +128,7 @@ class EngineWatch:
         if self._purpose is not None:
             self._probe = self._probe or MediaProbe(http, self._purpose)
             return self._probe
-        kind = await detect(http)
-        if self._probe is None or self._probe.kind is not kind:
-            await self._close_probe()
-            self._probe = _PROBES[kind](http)
+        self._probe = await probe_of(http, self._probe)
         return self._probe
 
     def _id(self, kind: EngineKind) -> str:

@@ -7,13 +7,12 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.core.node import Reach
+from ollama_herd.engines.address import EngineAddress
+from ollama_herd.engines.probe import resolve
 
 CONNECT_TIMEOUT_S = 0.5
 """To an address of this machine; a firewall that drops packets is the only reason to wait."""
-
-RESOLVE_TIMEOUT_S = 2.0
 
 
 async def find_reach(address: EngineAddress, seen_as: str) -> Reach:
@@ -46,17 +45,6 @@ async def connects(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-async def resolve(host: str) -> list[str]:
-    """The IP addresses of a host, [] when it has none."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
-    return [str(entry[4][0]) for entry in found]
 
 
 async def address_towards(router_url: str) -> str:

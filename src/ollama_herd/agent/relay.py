@@ -13,11 +13,11 @@ from typing import cast
 
 import structlog
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.relay_head import parse_head
 from ollama_herd.agent.tunnel import EngineEnd, Tunnel
 from ollama_herd.clock import monotonic_s
+from ollama_herd.engines.address import EngineAddress
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 _log = structlog.get_logger(__name__)

@@ -33,6 +33,7 @@ class NodeEntry(msgspec.Struct, frozen=True):
     platform: Platform
     vitals: Vitals
     engines: tuple[EnginePart, ...]
+    has_agent: bool = True
 
 
 class NodeList(msgspec.Struct, frozen=True):
@@ -93,6 +94,7 @@ def node_entry(node: Node, now_s: float) -> NodeEntry:
         agent_version=node.agent_version,
         platform=node.platform,
         vitals=node.vitals,
+        has_agent=node.has_agent,
         engines=engine_parts(node),
     )
 

@@ -41,6 +41,7 @@ class NodePart(msgspec.Struct, frozen=True):
     agent_version: str
     platform: Platform
     vitals: Vitals
+    has_agent: bool = True
 
 
 class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -156,6 +157,7 @@ def node_part(node: Node, wall_offset_s: float) -> NodePart:
         agent_version=node.agent_version,
         platform=node.platform,
         vitals=node.vitals,
+        has_agent=node.has_agent,
     )
 
 

@@ -31,6 +31,7 @@ class NodeView(msgspec.Struct, frozen=True):
     platform: Platform
     vitals: Vitals
     engines: tuple[EngineView, ...]
+    has_agent: bool = True
 
 
 class KeptTotals(msgspec.Struct, frozen=True):
@@ -82,6 +83,7 @@ def _node(node: Node, now_s: float, fleet: Fleet) -> NodeView:
         agent_version=node.agent_version,
         platform=node.platform,
         vitals=node.vitals,
+        has_agent=node.has_agent,
         engines=tuple(_engine(node, engine, fleet) for engine in node.engines),
     )
 

@@ -66,6 +66,7 @@ def herd(  # noqa: PLR0913 - a parameter an option
     join: Annotated[str | None, _option("join", "auto|key|approve")] = None,
     tls_cert: Annotated[str | None, _option("tls_cert", "FILE")] = None,
     tls_key: Annotated[str | None, _option("tls_key", "FILE")] = None,
+    engine: Annotated[list[str] | None, _option("engine", "[NAME=]URL")] = None,
     no_mdns: Annotated[
         bool,
         typer.Option("--no-mdns", metavar="", help="do not announce the router (HERD_MDNS=false)"),
@@ -83,6 +84,7 @@ def herd(  # noqa: PLR0913 - a parameter an option
         "join": join,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "engine": engine,
         "mdns": False if no_mdns else None,
         "log_level": log_level,
     }

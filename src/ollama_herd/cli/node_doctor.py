@@ -8,7 +8,6 @@ from typing import Annotated
 import msgspec
 
 from ollama_herd import __version__
-from ollama_herd.agent.address import parse_ollama_host
 from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import IDENTITY_FILE, load_identity
 from ollama_herd.api.fleet_lists import NodeEntry, NodeList
@@ -23,6 +22,7 @@ from ollama_herd.config import (
     load,
 )
 from ollama_herd.core.node import NodeStatus
+from ollama_herd.engines.address import parse_ollama_host
 
 _START_OLLAMA = "start Ollama (ollama serve), or name the engine with --engine"
 

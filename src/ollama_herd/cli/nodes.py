@@ -197,7 +197,7 @@ def _row(node: NodeEntry) -> tuple[object, ...]:
         f"{show.span(max(0.0, node.last_report_age_s))} ago",
         node.address,
         f"{node.platform.system} {node.platform.machine}".strip() or "·",
-        node.agent_version or "·",
+        node.agent_version or ("·" if node.has_agent else "none"),
         ", ".join(f"{e.kind.value} {e.error or e.version}".strip() for e in node.engines) or "none",
         node.node_id,
     )

@@ -161,13 +161,26 @@ def _as_servers(value: object) -> object:
 def _as_server(text: str) -> str:
     name, separator, url = text.rpartition("=")
     if separator and not name.strip():
-        raise ValueError(f"{text!r} names no model before '='")
+        raise ValueError(f"{text!r} has no name before '='")
     if separator:
         return f"{name.strip()}={_as_engine(url.strip())}"
     return _as_engine(text)
 
 
 Servers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_servers)]
+
+
+def _check_distinct(servers: tuple[str, ...]) -> tuple[str, ...]:
+    """Each of them is a node of its own."""
+    seen: set[str] = set()
+    for server in servers:
+        name, _, url = server.rpartition("=")
+        if len(name) > 100:
+            raise ValueError(f"{name[:20]!r}… is longer than 100 characters")
+        if url in seen:
+            raise ValueError(f"{url} is given twice")
+        seen.add(url)
+    return servers
 
 
 def _as_file(value: object) -> object:
@@ -249,6 +262,10 @@ class RouterSettings(Settings):
         description="how machines join: all of private networks, with a join key, or once approved",
     )
     max_nodes: Count = Field(default=1000, description="nodes that may join")
+    engine: Annotated[Servers, AfterValidator(_check_distinct)] = Field(
+        default=(),
+        description="URL of an engine on a machine without herd-node; NAME=URL names the machine",
+    )
     mdns: bool = Field(default=True, description="announce the router on the local network")
     heartbeat_s: Seconds = Field(default=2.0, description="seconds between two reports of a node")
     data_plane: Literal["raw", "aiohttp"] = Field(

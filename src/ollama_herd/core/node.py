@@ -14,6 +14,9 @@ from ollama_herd.core.names import canonical_name, is_cloud_name
 PROTOCOL_VERSION = 1
 """Version of the report an agent sends; the router accepts this one and older ones."""
 
+STATIC_PREFIX = "static:"
+"""How ids of nodes begin that have no agent; no agent may use such an id."""
+
 
 Amount = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """Bytes, counts and sequence numbers. What is decoded from a report is held to its bounds; 64 bits
@@ -230,6 +233,11 @@ class Node(msgspec.Struct, frozen=True):
     vitals: Vitals = Vitals()
     engines: tuple[EngineReport, ...] = ()
     clock_skew_s: float = 0.0  # how far its clock is ahead of the router's
+
+    @property
+    def has_agent(self) -> bool:
+        """False for an engine of the router's settings: of its machine nothing else is known."""
+        return not self.node_id.startswith(STATIC_PREFIX)
 
 
 class NoticedBy(enum.StrEnum):

@@ -3,8 +3,8 @@
 import os
 from typing import Any, NamedTuple
 
-from ollama_herd.agent.address import DEFAULT_PORT, EngineAddress, parse_ollama_host
 from ollama_herd.demo.loopback import FAILURES, get_json, post_json
+from ollama_herd.engines.address import DEFAULT_PORT, EngineAddress, parse_ollama_host
 
 _EMBEDDING_FAMILIES = ("bert", "nomic-bert")
 

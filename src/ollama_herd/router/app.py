@@ -49,6 +49,7 @@ from ollama_herd.router.registry import Registry
 from ollama_herd.router.reply import Headers
 from ollama_herd.router.serve import Parts, serve
 from ollama_herd.router.setting_answers import SettingAnswers
+from ollama_herd.router.static_nodes import StaticNodes
 from ollama_herd.router.telemetry import Telemetry
 from ollama_herd.router.tls import Certificate
 from ollama_herd.router.upstream import Upstream
@@ -360,7 +361,12 @@ async def running(
         live = LiveSettings(settings, origins, memory.setting_store, memory.changed_settings)
         herd = Herd(live, memory)
         herd.registry.restore(memory.nodes)
+        static = StaticNodes(settings.engine, herd.registry, settings.heartbeat_s)
+        for node_id in static.gone():
+            herd.registry.forget(node_id)
+            await memory.forget(node_id)
         listening = await herd.listen()
+        static.start()
         ticking = spawn(herd.pass_time(), name="tick")
         hearing = spawn(herd.listen_to_silence(), name="silence")
         watching = spawn(herd.watch.run(), name="watch")
@@ -371,6 +377,7 @@ async def running(
         finally:
             listening.close()
             await herd.drain()
+            await static.close()
             await cancel_and_wait(ticking, hearing, watching, renewing, following)
             if herd.telemetry is not None:
                 await asyncio.to_thread(herd.watch.close)

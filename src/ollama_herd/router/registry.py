@@ -26,6 +26,7 @@ from ollama_herd.core.fleet import (
 )
 from ollama_herd.core.node import (
     PROTOCOL_VERSION,
+    STATIC_PREFIX,
     EngineReport,
     Model,
     Node,
@@ -78,6 +79,12 @@ class Registry:
                 f"this router speaks report protocol {PROTOCOL_VERSION}, the agent "
                 f"{report.protocol}: upgrade the router first",
             )
+        if report.node_id.startswith(STATIC_PREFIX):
+            raise turn(
+                claim,
+                "reserved",
+                f"ids that begin with {STATIC_PREFIX!r} are of engines in the router's settings",
+            )
         ids = [engine.engine_id for engine in report.engines or ()]
         if len(set(ids)) < len(ids):
             raise turn(claim, "same_engines", "two engines of the report have the same engine_id")
@@ -93,6 +100,18 @@ class Registry:
         self._asked_anew.discard(report.node_id)
         self._apply(NodeReported(self._corrected(report), claim.address, now_s()))
         return self._reply(resend=resend)
+
+    def looked(self, report: NodeReport, address: str) -> None:
+        """Take in what the router itself has seen of an engine of its settings: no key is asked
+        for, the owner's decisions about the node count as ever.
+        """
+        rule = self.admission.rule(report.node_id)
+        if rule.is_banned:
+            return
+        if rule.name:
+            report = msgspec.structs.replace(report, name=rule.name)
+        self._let_go_of_relistings(report.node_id)
+        self._apply(NodeReported(self._corrected(report), address, now_s()))
 
     def relisted(self, node_id: str, engine_id: str, models: Iterable[Model]) -> None:
         """The router has read an engine's models itself; reports that lag behind change nothing."""

@@ -166,6 +166,7 @@ const SYSTEMS: Record<string, string> = { darwin: "macOS", linux: "Linux", windo
 export function machineLine(node: NodeInfo): string[] {
   const { platform, vitals } = node;
   const line: string[] = [];
+  if (node.has_agent === false) line.push("no agent", node.address);
   if (platform.chip) line.push(platform.chip);
   if (platform.system) line.push(SYSTEMS[platform.system] ?? platform.system);
   if (vitals.cpu_count) line.push(`${vitals.cpu_count} cores`);

@@ -37,6 +37,7 @@ export interface NodePart {
   draining: boolean;
   heard_s: number;
   agent_version: string;
+  has_agent?: boolean;
   platform: { system?: string; release?: string; machine?: string; chip?: string };
   vitals: Vitals;
 }

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from aiohttp import web
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.agent.background import start_in_thread
 from ollama_herd.core.node import EngineKind, EngineReport, Model
+from ollama_herd.engines.address import EngineAddress
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 LOOK_EVERY_S = 30.0

@@ -153,6 +153,16 @@ def swap(snapshot: Snapshot) -> Iterator[Seen]:
             yield _of(Severity.WARNING, node, f"{ram(used)} swapped out of {ram(total)} memory")
 
 
+_WITH_AGENT = (
+    "Let it listen on loopback (unset OLLAMA_HOST there): the agent's relay brings the router to "
+    "it."
+)
+_WITHOUT_AGENT = (
+    "Let a firewall there admit the router's machine only; or run herd-node there, whose relay "
+    "brings the router to an engine on loopback."
+)
+
+
 def exposure(snapshot: Snapshot) -> Iterator[Seen]:
     """Ports that anybody on the network can use."""
     router = snapshot.router
@@ -173,8 +183,7 @@ def exposure(snapshot: Snapshot) -> Iterator[Seen]:
                     f"{node.node_id}/{engine.engine_id}",
                     plain(node.name),
                     f"{engine.engine_id} answers anyone on the network at port {engine.port}",
-                    "Let it listen on loopback (unset OLLAMA_HOST there): the agent's relay brings "
-                    "the router to it.",
+                    _WITH_AGENT if node.has_agent else _WITHOUT_AGENT,
                     node_id=node.node_id,
                 )
 

@@ -1,13 +1,14 @@
 """What every engine's probe is and uses: a look at the engine, and HTTP with clear failures."""
 
 import asyncio
+import socket
 from typing import Protocol, TypeVar
 
 import aiohttp
 import msgspec
 
-from ollama_herd.agent.address import EngineAddress
 from ollama_herd.core.node import EngineKind, LoadedModel, Model
+from ollama_herd.engines.address import EngineAddress
 
 PROBE_TIMEOUT_S = 3.0
 """An engine on the same machine answers in milliseconds, on a busy one within half a second; one
@@ -15,6 +16,8 @@ that takes longer serves nobody well."""
 
 MAX_ANSWER_BYTES = 32 * 2**20
 """A thousand models make a list of half a megabyte; no engine's answer is near this."""
+
+RESOLVE_TIMEOUT_S = 2.0
 
 _QUOTED_CHARS = 200
 
@@ -99,6 +102,9 @@ class EngineHttp:
                 if len(content) > MAX_ANSWER_BYTES:
                     raise EngineFailure(f"{self.netloc} answered {path} without end")
                 return Answer(response.status, content, response.headers.get("Server", ""))
+        except aiohttp.ConnectionTimeoutError:
+            reason = f"{self.netloc} takes no connection; is the machine on and in the network?"
+            raise EngineFailure(reason, is_gone=True) from None
         except TimeoutError:
             raise EngineFailure(
                 f"{self.netloc} takes connections but did not answer {path} in {timeout_s:g} s; "
@@ -118,6 +124,17 @@ class EngineHttp:
             return EngineFailure(reason, is_gone=True)
         reason = error.os_error.strerror or str(error.os_error) or "connection failed"
         return EngineFailure(f"{self.netloc} cannot be reached: {reason}", is_gone=True)
+
+
+async def resolve(host: str) -> list[str]:
+    """The IP addresses of a host, [] when it has none."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(entry[4][0]) for entry in found]
 
 
 def expect(answer: Answer, path: str, kind: type[_T], netloc: str) -> _T:

@@ -1,10 +1,14 @@
 """Finds out which kind of engine answers at an address."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
-from ollama_herd.agent.engine import EngineFailure, EngineHttp, expect
-from ollama_herd.agent.engine_openai import refuse_if_locked
 from ollama_herd.core.node import EngineKind
+from ollama_herd.engines.ollama import OllamaProbe
+from ollama_herd.engines.openai import OpenAiProbe, refuse_if_locked
+from ollama_herd.engines.probe import EngineFailure, EngineHttp, EngineProbe, expect
 
 
 class HerdRouterFound(EngineFailure):
@@ -13,6 +17,23 @@ class HerdRouterFound(EngineFailure):
 
 class _OllamaVersion(msgspec.Struct):
     version: str
+
+
+_PROBES: Mapping[EngineKind, type[OllamaProbe] | type[OpenAiProbe]] = MappingProxyType(
+    {EngineKind.OLLAMA: OllamaProbe, EngineKind.OPENAI: OpenAiProbe}
+)
+
+
+async def probe_of(http: EngineHttp, before: EngineProbe | None = None) -> EngineProbe:
+    """A probe for what answers there: `before` where that is still of its kind, else a new one,
+    `before` being closed. Raises EngineFailure.
+    """
+    kind = await detect(http)
+    if before is not None and before.kind is kind:
+        return before
+    if before is not None:
+        await before.close()
+    return _PROBES[kind](http)
 
 
 async def detect(http: EngineHttp) -> EngineKind:

@@ -6,11 +6,11 @@ What such a server is for is known from the settings, since few of them say it.
 
 import msgspec
 
-from ollama_herd.agent.engine import EngineFailure, EngineHttp, Findings, decode_each, expect
-from ollama_herd.agent.engine_openai import refuse_if_locked
 from ollama_herd.core.abilities import IMAGE, TRANSCRIPTION
 from ollama_herd.core.node import EngineKind, Model
 from ollama_herd.core.request import Kind
+from ollama_herd.engines.openai import refuse_if_locked
+from ollama_herd.engines.probe import EngineFailure, EngineHttp, Findings, decode_each, expect
 
 ONE_AT_A_TIME = 1
 """These servers work on one request after the other; more would only wait there."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.agent.address import EngineAddress, parse_engine_url, parse_ollama_host
+from ollama_herd.engines.address import EngineAddress, parse_engine_url, parse_ollama_host
 
 
 @pytest.mark.parametrize(

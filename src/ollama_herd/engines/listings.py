@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ollama_herd.agent.engine import Answer, Findings, decode_each, expect
 from ollama_herd.core.node import LoadedModel, Model, ModelDetails
+from ollama_herd.engines.probe import Answer, Findings, decode_each, expect
 
 
 class Listing(NamedTuple):

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.agent import engine as engine_module
-from ollama_herd.agent.engine import Answer, EngineFailure, EngineHttp
-from ollama_herd.agent.engine_ollama import (
+from ollama_herd.engines import probe as engine_module
+from ollama_herd.engines.ollama import (
     OllamaProbe,
     Shown,
     describe,
@@ -19,6 +18,7 @@ from ollama_herd.agent.engine_ollama import (
     parse_tags,
     weights_of,
 )
+from ollama_herd.engines.probe import Answer, EngineFailure, EngineHttp
 from tests.agent.fake_engine import (
     OLLAMA,
     body_of,

@@ -6,7 +6,10 @@ from typing import TypeVar
 
 import msgspec
 
-from ollama_herd.agent.engine import (
+from ollama_herd.clock import monotonic_s
+from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
+from ollama_herd.engines.listings import LISTINGS, Listing
+from ollama_herd.engines.probe import (
     PROBE_TIMEOUT_S,
     Answer,
     EngineFailure,
@@ -15,9 +18,6 @@ from ollama_herd.agent.engine import (
     decode_each,
     expect,
 )
-from ollama_herd.agent.engine_listings import LISTINGS, Listing
-from ollama_herd.clock import monotonic_s
-from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
 
 PROPS_EVERY_S = 10.0
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from ollama_herd.agent.engine import (
+from ollama_herd.clock import monotonic_s
+from ollama_herd.core.node import Amount, EngineKind, Label, LoadedModel, Model, ModelDetails
+from ollama_herd.engines.probe import (
     Answer,
     EngineFailure,
     EngineHttp,
@@ -14,8 +16,6 @@ from ollama_herd.agent.engine import (
     decode_each,
     expect,
 )
-from ollama_herd.clock import monotonic_s
-from ollama_herd.core.node import Amount, EngineKind, Label, LoadedModel, Model, ModelDetails
 from ollama_herd.tasks import cancel_and_wait, spawn
 
 TAGS_EVERY_S = 10.0

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.agent.engine import Answer, EngineFailure, EngineHttp
-from ollama_herd.agent.engine_listings import parse_lm_studio
-from ollama_herd.agent.engine_openai import (
+from ollama_herd.engines.listings import parse_lm_studio
+from ollama_herd.engines.openai import (
     OpenAiProbe,
     Props,
     model_name,
@@ -18,6 +17,7 @@ from ollama_herd.agent.engine_openai import (
     parse_models,
     quantization,
 )
+from ollama_herd.engines.probe import Answer, EngineFailure, EngineHttp
 from tests.agent.fake_engine import (
     LLAMACPP,
     body_of,
