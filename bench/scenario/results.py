@@ -92,7 +92,18 @@ HEADINGS = (
     *(f"{what} {name}" for what in ("TTFT", "whole") for name in ("mean", "p50", "p95", "p99")),
     "TTFT ratio",
 )
-CLOCK_HEADINGS = ("policy", "speed", "added p50", "p95", "p99", "router", "bench", "machine")
+CLOCK_HEADINGS = (
+    "policy",
+    "speed",
+    "added mean",
+    "p50",
+    "p95",
+    "p99",
+    "of TTFT",
+    "router CPU",
+    "bench CPU",
+    "machine CPU",
+)
 
 
 def cells(run: Run, first: Run) -> list[str]:
@@ -103,7 +114,8 @@ def cells(run: Run, first: Run) -> list[str]:
 
 
 def clock_cells(run: Run) -> list[str]:
-    added = [f"{value:.3f}" for value in (run.added.p50, run.added.p95, run.added.p99)]
+    added = [f"{getattr(run.added, name):.3f}" for name in Times.__struct_fields__]
+    added.append(f"{100 * run.added_share:.1f} %")
     cpu = [f"{100 * value:.0f} %" for value in (run.router_cpu, run.bench_cpu, run.machine_cpu)]
     return [run.policy, f"{run.speed:g}x", *added, *cpu]
 

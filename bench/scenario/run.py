@@ -37,14 +37,16 @@ def main() -> None:
     console = Console(width=170)
     cases = _cases(options)
     policies = options.policies.split(",")
-    last = max(n for n, (_, speed) in enumerate(cases) if speed == options.speed)
+    last = len(cases) - 1 - bool(options.check_speed)
+    known = _known(options.json)
     runs: list[results.Run] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for number, (case, speed) in enumerate(cases):
             folder = options.pictures if number == last else None
             for place, policy in enumerate(policies):
                 shot_to = folder if place == 0 else None
-                runs.append(_run(case, policy, speed, (options.seed, shot_to), progress))
+                run = known.get((case.name, NAMES.get(policy, policy), speed))
+                runs.append(run or _run(case, policy, speed, (options.seed, shot_to), progress))
             _print(console, runs[-len(policies) :])
             if options.json:
                 options.json.write_bytes(msgspec.json.format(msgspec.json.encode(runs)))
@@ -52,6 +54,14 @@ def main() -> None:
     if options.write_docs:
         results.write_between_marks(options.write_docs, results.markdown(runs, _command()))
     sys.exit(1 if any(run.failed for run in runs) else 0)
+
+
+def _known(file: Path | None) -> dict[tuple[str, str, float], results.Run]:
+    """Runs of an earlier, interrupted call with the same options."""
+    if file is None or not file.exists():
+        return {}
+    runs = msgspec.json.decode(file.read_bytes(), type=list[results.Run])
+    return {(run.case, run.policy, run.speed): run for run in runs}
 
 
 def _options() -> argparse.Namespace:
@@ -64,11 +74,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--horizon", type=float, default=400.0, help="simulated seconds")
     parser.add_argument("--requests", type=int, default=300, help="at most, for each trace")
     parser.add_argument("--speed", type=float, default=10.0, help="simulated seconds a second")
+    parser.add_argument("--rate", type=float, default=12.5, help="requests a real second at most")
     parser.add_argument("--check-speed", type=float, help="the first trace once more, at this one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policies", default=",".join(POLICIES), help="ratios are to the first")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the open dashboard")
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write all figures to this file, and take over those that it has already",
+    )
     parser.add_argument("--write-docs", type=Path, help="write the tables into this page")
     return parser.parse_args()
 
@@ -88,11 +103,20 @@ def _cases(options: argparse.Namespace) -> list[tuple[comparison.Case, float]]:
         sources = [(f.name.split(".")[0], traces.source(f)) for f in files]
     else:
         sources = [(name, workloads.BUILT_IN[name]) for name in options.workloads.split(",")]
-    made = [(_case(options, *source), options.speed) for source in sources]
+    cases = [_case(options, *source) for source in sources]
+    made = [(case, _speed(case, options)) for case in cases]
     if options.check_speed:
         first = msgspec.structs.replace(made[0][0], name=f"{made[0][0].name}, slower clock")
         made.append((first, options.check_speed))
     return made
+
+
+def _speed(case: comparison.Case, options: argparse.Namespace) -> float:
+    """As asked for, less where requests would come too fast to be answered in time."""
+    scenario = comparison.scenario(case, options.seed)
+    count = sum(len(c.turns) for c in scenario.conversations)
+    most = options.rate * scenario.conditions.horizon_s / count
+    return round(min(options.speed, most), 1)
 
 
 def _case(options: argparse.Namespace, name: str, source: workloads.Source) -> comparison.Case:

@@ -1,22 +1,30 @@
 """Parts of the demo against real sockets and processes: which model, one chat, no orphans."""
 
+import io
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import psutil
 import pytest
+from packaging.requirements import Requirement
+from rich.console import Console
 
-from ollama_herd.demo import chat, local_ollama
+from ollama_herd.cli import demo as command
+from ollama_herd.demo import chat, engine, local_ollama
 from ollama_herd.demo.children import Child, end_all
 from ollama_herd.demo.fleet import free_port
 from tests.e2e.processes import wait_until
 from tests.fakes.models import embedding_model, model
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.state import Fault
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def use(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> None:
@@ -150,3 +158,32 @@ def test_an_engine_that_lacks_a_library_says_which_and_what_to_do(
     (said,) = child.last_words().splitlines()
     assert missing in said
     assert "apt install libgomp1" in said
+
+
+def test_the_extra_asks_for_the_engine_where_it_has_wheels():
+    """What `has_wheel` says is what pip does by the marker in pyproject.toml."""
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    (asked,) = map(Requirement, project["optional-dependencies"]["demo"])
+    assert asked.marker is not None
+    for system, machine in itertools.product(
+        ("linux", "darwin", "win32", "freebsd14"),
+        ("x86_64", "aarch64", "arm64", "AMD64", "ARM64", "riscv64", "armv7l", "i686"),
+    ):
+        if system == "darwin" and machine not in ("x86_64", "arm64"):
+            continue  # there is no such machine
+        around = {"sys_platform": system, "platform_machine": machine}
+        assert asked.marker.evaluate(around) is engine.has_wheel(system, machine), around
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [("riscv64", "has no wheel for linux on riscv64"), ("x86_64", "'ollama-herd[demo]'")],
+)
+def test_without_the_engine_it_says_what_to_do(machine, words, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(engine, "MODULE", "no_such_module")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(command, "machine", lambda: machine)
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    with pytest.raises(SystemExit):
+        command._plan(Console(file=io.StringIO()), tmp_path, may_download=False, is_local_used=True)
+    assert words in capsys.readouterr().err

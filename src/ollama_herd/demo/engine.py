@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 MODULE = "xllamacpp"
 
+_WHEELS = {"linux": ("x86_64", "aarch64"), "win32": ("AMD64",)}
+
 
 class Engine(NamedTuple):
     """What one engine serves. `url_file` is where it writes its address once it answers."""
@@ -25,6 +27,13 @@ class Engine(NamedTuple):
             *("--url-file", str(self.url_file)),
             *("--slots", str(self.slots), "--context-length", str(self.context_length)),
         ]
+
+
+def has_wheel(system: str, machine: str) -> bool:
+    """Whether PyPI has it ready to run for `sys.platform` and `platform.machine()`; those named in
+    the extra `demo` of pyproject.toml.
+    """
+    return system == "darwin" or machine in _WHEELS.get(system, ())
 
 
 def is_installed() -> bool:
