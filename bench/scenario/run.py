@@ -106,7 +106,7 @@ def _cases(options: argparse.Namespace) -> list[tuple[comparison.Case, float]]:
     cases = [_case(options, *source) for source in sources]
     made = [(case, _speed(case, options)) for case in cases]
     if options.check_speed:
-        first = msgspec.structs.replace(made[0][0], name=f"{made[0][0].name}, slower clock")
+        first = msgspec.structs.replace(made[0][0], name=made[0][0].name + results.SLOWER)
         made.append((first, options.check_speed))
     return made
 
