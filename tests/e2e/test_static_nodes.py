@@ -71,6 +71,9 @@ def test_an_engine_that_never_answered_is_shown_with_the_reason(tmp_path: Path) 
         assert nowhere is not None
         assert shed["engines"][0]["error"].startswith(f"nothing listens at 127.0.0.1:{port}")
         assert "there is no address for 'no.such.host.invalid'" in nowhere["engines"][0]["error"]
+        router.wait_node("shed", "offline", 15)
+        health = lambda: router.call("GET", "/dashboard/api/health").body  # noqa: E731
+        wait_until(lambda: b"is taken out of `engine`" in health(), 15, "advice that helps")
 
 
 def test_a_node_goes_with_its_setting(tmp_path: Path) -> None:

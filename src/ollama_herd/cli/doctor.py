@@ -102,7 +102,9 @@ def _node(node: NodeEntry) -> Iterator[Finding]:
         yield warning(
             "node-offline",
             f"node {node.name} is offline",
-            f"start herd-node there, or forget it: herd nodes forget {node.node_id}",
+            f"start herd-node there, or forget it: herd nodes forget {node.node_id}"
+            if node.has_agent
+            else "start its engine, or take it out of --engine (HERD_ENGINE, herd.toml)",
         )
         return
     if node.agent_version and node.agent_version != __version__:

@@ -54,7 +54,7 @@ def _node(node: NodeView) -> tuple[object, ...]:
             vitals.memory_total_bytes - vitals.memory_available_bytes, vitals.memory_total_bytes
         ),
         _gpu(vitals),
-        f"{vitals.cpu_percent:.0f} %",
+        f"{vitals.cpu_percent:.0f} %" if node.has_agent else "·",
         ", ".join(map(_engine, node.engines)) or "none",
         ", ".join(loaded) or "·",
     )

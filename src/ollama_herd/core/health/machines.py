@@ -28,6 +28,12 @@ SWAP_SHARE = 0.1
 """Every system swaps out a little that is never used; a model's weights are more than this."""
 
 
+_START_ENGINE = (
+    "See whether the machine is on and its engine listens on the network; it comes back by itself. "
+    "One that is gone for good is taken out of `engine` in the router's settings."
+)
+
+
 def node_state(snapshot: Snapshot) -> Iterator[Seen]:
     """Offline, late, hot, draining, quiet."""
     fleet = snapshot.fleet
@@ -39,7 +45,8 @@ def node_state(snapshot: Snapshot) -> Iterator[Seen]:
             lost = f"; nobody else has {listed(gone)}" if gone else ""
             severity = Severity.CRITICAL if gone else Severity.WARNING
             text = f"no report for {seconds(silent_s)}{lost}"
-            yield Seen(severity, key, name, text, node_id=key)
+            advice = "" if node.has_agent else _START_ENGINE
+            yield Seen(severity, key, name, text, advice, node_id=key)
         elif node.status is NodeStatus.LATE:
             text = f"no report for {seconds(silent_s)}; still used"
             yield Seen(Severity.WARNING, key, name, text, node_id=key)
