@@ -26,7 +26,7 @@ def codes(command: str, *arguments: str, home: Path, **variables: str) -> tuple[
 
 
 def test_every_code_is_told() -> None:
-    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     used = set()
     for name in ("doctor", "node_doctor", "machine"):
         text = (ROOT / "src" / "ollama_herd" / "cli" / f"{name}.py").read_text(encoding="utf-8")
