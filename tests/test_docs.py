@@ -21,6 +21,7 @@ from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import API_KEY_VARIABLE, HOME_VARIABLE, NodeSettings, RouterSettings, load
+from ollama_herd.core import hours, inflight, pins, predict, renewal, residency
 from ollama_herd.core.decision import Cost, Eliminated
 from ollama_herd.core.health.checks import CHECKS
 from ollama_herd.core.node import NodeStatus
@@ -105,6 +106,28 @@ def test_every_module_is_listed_with_what_it_is() -> None:
     page = _read("modules.md")
     for path in sources.sources():
         assert re.search(rf"^\| `{sources.place(path)}` \| \S", page, re.MULTILINE), path
+
+
+@pytest.mark.parametrize(
+    ("number", "meant", "said"),
+    [
+        (residency.BACKLOG, 3, "when three or more requests of a model wait"),
+        (residency.SOONER, 0.8, "in less than 80 % of the time"),
+        (residency.PLACE_EVERY_S, 5, "every five seconds"),
+        (residency.FULL, 0.6, "used by more than 60 %"),
+        (inflight.PAUSES_MOST, 16, "the last sixteen pauses"),
+        (inflight.PAUSE_MIN_S, 120, "pauses of more than two minutes"),
+        (renewal.HORIZON_S, 900, "within a quarter of an hour"),
+        (predict.BUSY_PERCENT, 40, "From 40 % on the machine counts as in use"),
+        (hours.HOURS, 168, "168 of them are kept"),
+        (pins.AGAIN_S, 60, "within a minute"),
+    ],
+)
+def test_the_page_of_routing_says_the_numbers_of_the_code(
+    number: float, meant: float, said: str
+) -> None:
+    assert number == meant, f"docs/routing.md says {said!r}"
+    assert said in " ".join(_read("routing.md").split())
 
 
 def test_state_has_one_owner() -> None:
