@@ -12,6 +12,7 @@ from peers.kinds import KINDS, OLLAMA, OPENAI, OURS, PATHS
 API = {OPENAI: "OpenAI", OLLAMA: "Ollama"}
 _REFERENCE = "nginx"
 _SLOW_S = 5.0
+_BUSY = 1.5  # of load average a core; the bench itself makes less than one
 _LEFT = ("mid", "gap", "before", "plain")
 _COST_COLUMNS = (
     "router",
@@ -162,6 +163,12 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     lines = [line for line in (results["where"], results["how"]) if line]
     if not results["is_closed"]:
         lines.append("Not in a namespace of its own: the routers could have reached the network.")
+    here = results["machine"]
+    if float(here["load_average"]) > _BUSY * here["cores"]:
+        lines.append(
+            "The machine was busy with other work: trust the ratios; times and rates are worse "
+            "than on a quiet one, for all of them."
+        )
     if results["quick"]:
         lines.append("A quick run: too short for figures to compare.")
     lines += [f"{titled(results, name)}: {KINDS[name].settings}." for name in results["order"]]

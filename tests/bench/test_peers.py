@@ -217,6 +217,7 @@ RESULTS = {
     "versions": {"nginx": "1.0", "herd": "0.1.0", "litellm": "2.0", "engine": "itself"},
     "order": ["nginx", "herd", "litellm"],
     "where": "a machine",
+    "machine": {"cores": 2, "load_average": "7.5"},
     "how": "medians",
     "is_closed": False,
     "quick": False,
@@ -251,6 +252,7 @@ def test_the_page_tells_what_failed_and_that_the_network_was_open():
 
     assert "LiteLLM proxy 2.0 not measured: costs: did not start" in page
     assert "could have reached the network" in page
+    assert "busy with other work" in page
     assert "unexpected \\| EOF" in page
 
 
