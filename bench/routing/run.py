@@ -41,6 +41,15 @@ WORKLOADS = (
     ("f50 chat 0.95", "chat", "f50", "few", 0.95, CALM),
     ("f50 agents 0.6", "agents", "f50", "wide", 0.6, CALM),
 )
+MORE = (
+    # Other mixtures of the same, on which nothing was ever tried out.
+    ("f3 bursts 0.4", "bursts", "f3", "few", 0.4, CALM),
+    ("f4 big 0.5", "chat", "f4", "big", 0.5, CALM),
+    ("f4 agents 0.6", "agents", "f4", "few", 0.6, CALM),
+    ("f6 completion 0.6", "completion", "f6", "wide", 0.6, CALM),
+    ("f6 long answers 0.7", "long-answers", "f6", "wide", 0.7, CALM),
+    ("f8 agents, two models 0.8", "agents", "f8", "two", 0.8, CALM),
+)
 TRACES = (
     ("azure_llm_2023_conv.csv.gz", "f4", "few", 0.5),
     ("azure_llm_2023_conv.csv.gz", "f8", "wide", 0.8),
@@ -69,10 +78,16 @@ TARGETS = (
 )
 """What the herd is to reach."""
 
-QUICK = ("f3 chat 0.8", "f4 completion 0.7", "f6 big 0.7", "f8 agents 0.7", "f50 chat 0.95")
+QUICK = (
+    "f3 chat 0.8",
+    "f4 completion 0.7",
+    "f6 big 0.7",
+    "f8 agents 0.7",
+    "f50 chat 0.95",
+)
 
 
-def cases(folder: Path | None, most: int) -> list[comparison.Case]:
+def cases(folder: Path | None, most: int, *, more: bool = False) -> list[comparison.Case]:
     made = [
         comparison.Case(
             name,
@@ -83,23 +98,31 @@ def cases(folder: Path | None, most: int) -> list[comparison.Case]:
             conditions,
             most,
         )
-        for name, workload, fleet, mix, load, conditions in WORKLOADS
+        for name, workload, fleet, mix, load, conditions in (MORE if more else WORKLOADS)
     ]
-    for name, fleet, mix, load in TRACES if folder is not None else ():
+    for name, fleet, mix, load in TRACES if folder is not None and not more else ():
         source = traces.source(folder / name)
         title = f"{fleet} {name.split('.')[0]} {load:g}"
         made.append(
             comparison.Case(
-                title, machines.fleet(fleet), source, workloads.MIXES[mix], load, CALM, most
+                title,
+                machines.fleet(fleet),
+                source,
+                workloads.MIXES[mix],
+                load,
+                CALM,
+                most,
             )
         )
     return made
 
 
-def one(job: tuple[Path | None, int, int, list[str], list[int]]) -> tuple[str, list[Summary]]:
+def one(
+    job: tuple[Path | None, int, bool, int, list[str], list[int]],
+) -> tuple[str, list[Summary]]:
     """A case by its place in the list: cases hold functions, which do not travel."""
-    folder, most, index, policies, seeds = job
-    case = cases(folder, most)[index]
+    folder, most, more, index, policies, seeds = job
+    case = cases(folder, most, more=more)[index]
     return case.name, comparison.compare(case, policies, seeds)
 
 
@@ -149,7 +172,10 @@ def against(found: dict[str, list[Summary]], policies: list[str]) -> list[str]:
         return []
     title = {name: text for text, name in COLUMNS}
     heads = [f"{title[figure]} to {policy}" for policy, figure in named]
-    lines = ["| workload | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines = [
+        "| workload | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
     each: list[list[float]] = [[] for _ in named]
     for name, rows in found.items():
         by = {row.policy: row for row in rows}
@@ -198,6 +224,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1500, help="at most so many in a run")
     parser.add_argument("--policies", default=",".join(STANDARD), help="ratios are to the first")
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--more", action="store_true", help="six other workloads instead")
     parser.add_argument("--quick", action="store_true", help="few and short runs")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
@@ -206,9 +233,9 @@ def main() -> None:
         given.seeds, given.requests = min(given.seeds, 2), min(given.requests, 300)
     policies = given.policies.split(",")
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
-    names = [case.name for case in cases(given.traces, given.requests)]
+    names = [case.name for case in cases(given.traces, given.requests, more=given.more)]
     jobs = [
-        (given.traces, given.requests, index, policies, seeds)
+        (given.traces, given.requests, given.more, index, policies, seeds)
         for index, name in enumerate(names)
         if given.only in name and (name in QUICK or not given.quick)
     ]
@@ -216,7 +243,11 @@ def main() -> None:
     console = Console(stderr=True)
     with ProcessPoolExecutor(given.jobs) as pool:
         found = dict(track(pool.map(one, jobs), total=len(jobs), console=console, transient=True))
-    tables = [ratios(found, policies), against(found, policies), seconds(found, policies)]
+    tables = [
+        ratios(found, policies),
+        against(found, policies),
+        seconds(found, policies),
+    ]
     tables.insert(2, list(verdicts(found, policies)))
     print("\n\n".join("\n".join(table) for table in tables if table))
     took = time.perf_counter() - started

@@ -41,6 +41,14 @@ def test_the_tables_and_what_is_reached():
     assert [row.split(" | ")[0] for row in seconds[2:]] == ["| f3 chat 0.3", "| f3 chat 0.8"]
 
 
+def test_more_workloads_instead():
+    _, against, *_ = _run("--more", "--only", "f3", "--policies", "herd,reference")
+    assert [row.split(" | ")[0] for row in against[2:]] == [
+        "| f3 bursts 0.4",
+        "| **geometric mean**",
+    ]
+
+
 def test_other_policies_alone_have_nothing_to_reach():
     (ratios, verdicts, _) = _run("--quick", "--only", "f3", "--policies", "herd,random")
     assert len(ratios) == 4
