@@ -3,9 +3,10 @@
     python bench/dashboards.py [--dashboards 50] [--rounds 7] [--requests 1500]
 
 A real `herd` process on one core, fake engines and the load on the other. Each round times the same
-number of small requests, one after the other, first without and then with that many followers of
-`/dashboard/events` (every second round the other way round). Requests make traces, so there is news
-to tell every second. The ratio is that of the medians over all rounds.
+number of small requests, one after the other, first without and then with that many dashboards
+(every second round the other way round): they follow `/dashboard/events` and list the newest 60
+requests at each change, as the page Requests does. Requests make traces, so there is news each
+second. The ratio is that of the medians over all rounds.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +53,14 @@ def follow(port: int, count: int) -> None:
             data = key.fileobj.recv(1 << 20)
             assert data, "the herd closed the events"
             events += data.count(b"event: ")
+            if b'"traces"' in data:
+                threading.Thread(target=_list_newest, args=(port,)).start()
+
+
+def _list_newest(port: int) -> None:
+    url = f"http://127.0.0.1:{port}/dashboard/api/traces?limit=60"
+    with urllib.request.urlopen(url, timeout=_LONGEST_WAIT_S) as answer:
+        answer.read()
 
 
 @contextlib.contextmanager

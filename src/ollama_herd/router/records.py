@@ -13,6 +13,7 @@ from ollama_herd.core.health.values import Transition
 from ollama_herd.core.request import Attempt
 from ollama_herd.dashboard.answers import RecordsUnavailable
 from ollama_herd.dashboard.queries import BadField, TraceQuery, TrendQuery
+from ollama_herd.router.fresh import FreshAnswers
 from ollama_herd.router.trace_csv import csv_head, csv_lines
 from ollama_herd.router.watch import Watch
 from ollama_herd.store.errors import StoreError
@@ -149,6 +150,7 @@ class StoreRecords:
     def __init__(self, traces: Callable[[], TraceStore | None], fleet: Callable[[], Fleet]) -> None:
         self._traces = traces
         self._fleet = fleet
+        self._fresh = FreshAnswers()
 
     def health(self) -> TraceHealth:
         """How the store does; safe on the event loop."""
@@ -157,6 +159,9 @@ class StoreRecords:
 
     def page(self, query: TraceQuery) -> bytes:
         """Requests, newest first. Raises RecordsUnavailable and BadField."""
+        return self._fresh.get((query, self.health().written), lambda: self._page(query))
+
+    def _page(self, query: TraceQuery) -> bytes:
         found = self._found(query)
         shown = found[: query.limit]
         cursor = shown[-1].cursor if len(found) > query.limit else ""
@@ -208,6 +213,9 @@ class StoreRecords:
 
     def trend(self, query: TrendQuery) -> bytes:
         """Counts and times by bucket. Raises RecordsUnavailable."""
+        return self._fresh.get((query, self.health().written), lambda: self._trend(query))
+
+    def _trend(self, query: TrendQuery) -> bytes:
         try:
             points = self._store().trend(
                 query.from_s,
