@@ -1,6 +1,6 @@
 """What open dashboards do to small requests: p99 with none and with fifty of them, in turns.
 
-    python bench/dashboards.py [--dashboards 50] [--rounds 7] [--requests 1500]
+    python bench/dashboards.py [--dashboards 50] [--rounds 7] [--requests 10000]
 
 A real `herd` process on one core, fake engines and the load on the other. Each round times the same
 number of small requests, one after the other, first without and then with that many dashboards
@@ -129,7 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dashboards", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=1500, help="of each measurement")
+    parser.add_argument("--requests", type=int, default=10_000, help="of each measurement")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--follow", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
