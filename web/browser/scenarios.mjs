@@ -272,9 +272,9 @@ async function settings(context, url) {
   assert.equal(await one("hedge").getByRole("switch").isDisabled(), true);
   await one("hedge").getByText("it was set by HERD_HEDGE").waitFor();
   await page.getByLabel("Model to pin").selectOption("qwen3:32b");
-  await page.getByText("Keep loaded").click();
+  await page.getByRole("button", { name: "Keep loaded" }).click();
   await page.locator(".pins >> text=qwen3:32b").waitFor();
-  await page.getByText("Let go").click();
+  await page.getByRole("button", { name: "Let go" }).click();
   await page.waitForSelector("text=None. A pinned model");
   await page.getByText("settings that take a restart").click();
   await page.waitForSelector("td >> text=data_plane");

@@ -311,7 +311,7 @@ class RouterSettings(Settings):
     placement: bool = Field(
         default=True,
         description="load a busy model on a further node that has it, before requests go there; "
-        "do not let go what will soon be asked for again",
+        "keep in memory what will soon be asked for again",
     )
     hedge: bool = Field(
         default=True, description="ask a second node when an engine is silent for too long"
