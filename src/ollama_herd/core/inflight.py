@@ -249,7 +249,10 @@ class ReplicaLoad:
             return
         sample.remove(run)
         if len(self.running) > len(sample):
-            sample.append(next(r for r in reversed(self.running.values()) if r not in sample))
+            for newest in reversed(self.running.values()):
+                if newest not in sample:
+                    sample.append(newest)
+                    break
 
     def sampled_weight(self) -> float:
         """Running requests that each one of the sample stands for."""

@@ -37,6 +37,8 @@ __all__ = [
     "service_s",
 ]
 
+_total = attrgetter("total")
+
 NOBODY: frozenset[SlotKey] = frozenset()
 
 PRICED_IN_FULL = 64
@@ -103,7 +105,7 @@ def rank(
     else:
         priced = [price(place, ask) for place in places]
     if len(priced) > 1:
-        priced.sort(key=attrgetter("total"))  # stable: equal costs stay in order of node and engine
+        priced.sort(key=_total)  # stable: equal costs stay in order of node and engine
     return Ranking(ask, priced, rejected, more)
 
 

@@ -55,6 +55,9 @@ class Relayed(msgspec.Struct, frozen=True):
     status: int = 0
 
 
+_WHOLE = Relayed(whole=True)
+
+
 class Call:
     """What is sent to the engine, and how its answer goes on."""
 
@@ -96,6 +99,19 @@ class Call:
             return upstream.send_long(address, self.head, self.long_body, patience)
         return upstream.send(address, self.head, self.body, patience)
 
+    def pass_whole(
+        self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
+    ) -> Relayed | None:
+        """Send an answer on that came in one piece, as short ones do; None where it did not."""
+        if not connection.complete or self._translation is not None or connection.length is None:
+            return None
+        self.is_stream = connection.content_type.startswith(_STREAMS)
+        self.framed_by_length = True
+        reply.start(connection.status, [*connection.headers, *headers()], connection.length)
+        connection.relay(reply.write)
+        reply.flush()
+        return _WHOLE
+
     async def relay(
         self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
     ) -> Relayed:
@@ -135,12 +151,6 @@ class Call:
         """An engine sends a single answer when it has all of it, so holding it costs no time; one
         that breaks off can then be had from another node.
         """
-        is_measured = connection.length is not None
-        if connection.complete and is_measured:  # all came in one piece, as short answers do
-            reply.start(connection.status, [*connection.headers, *headers()], connection.length)
-            connection.relay(reply.write)
-            reply.flush()
-            return Relayed(whole=True)
         held = HeldAnswer(connection, reply, headers)
         connection.beside = held
         connection.relay(held.feed)

@@ -5,7 +5,8 @@ slot back: the request path does so whenever it ends early.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from ollama_herd.clock import monotonic_s, now_s, week_s
 from ollama_herd.core.canary import Canaries, Canary, CanarySettings
@@ -114,14 +115,18 @@ class Dispatcher:
         """Where this request would go now, and why; it is not sent."""
         return self._scheduler.explain(request, monotonic_s())
 
-    async def grant(self, request: InferenceRequest) -> RouteDecision:
-        """Wait for a slot. Raises Refused; a cancelled waiter leaves nothing behind."""
+    def grant(
+        self, request: InferenceRequest
+    ) -> RouteDecision | Coroutine[Any, Any, RouteDecision]:
+        """A slot, or what waits for one. Raises Refused when it is awaited; a cancelled waiter
+        leaves nothing behind.
+        """
         effects = self._scheduler.on_request(request, self._fleet, monotonic_s())
         if len(effects) == 1:
             only = effects[0]
             if isinstance(only, Grant) and only.request_id == request.request_id:
                 return only.decision  # a free slot, as most often
-        return await self._granted(request.request_id, effects)
+        return self._granted(request.request_id, effects)
 
     async def retry(self, request_id: str, outcome: OutcomeKind) -> RouteDecision:
         """Give back the slot of a failed attempt and wait for one on another replica."""

@@ -4,8 +4,11 @@ On a connection the same head comes again and again, but for the length of the b
 sound when it came first, and is known by its bytes.
 """
 
+from collections.abc import Callable
+
 import httptools
 
+from ollama_herd.api.errors import ApiError
 from ollama_herd.api.wishes import FOR_THE_HERD
 from ollama_herd.router.reply import HOP_BY_HOP, Headers
 
@@ -23,6 +26,8 @@ NOT_FOR_ENGINES = HOP_BY_HOP | {
 LENGTH_DIGITS = 12
 """Of a remembered head's next length; a longer one is read anew, and refused."""
 
+Gate = Callable[[Headers, str], Headers | ApiError]
+
 _HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _NOTED = _HANDED_OVER | FOR_THE_HERD
 _LENGTH = b"\r\ncontent-length:"
@@ -32,6 +37,7 @@ class RequestHead:
     """Path, headers and client of one request, as far as the request path needs them."""
 
     __slots__ = (
+        "_allowed",
         "_for_engines",
         "client",
         "encoding",
@@ -51,6 +57,13 @@ class RequestHead:
         self.odd = False
         self.has_wishes = False  # headers that are meant for the herd
         self._for_engines: bytes | None = None
+        self._allowed: Headers | ApiError | None = None
+
+    def allowed_by(self, gate: Gate) -> Headers | ApiError:
+        """The verdict of the router's one gate, which does not change; asked once."""
+        if self._allowed is None:
+            self._allowed = gate(self.headers, self.client)
+        return self._allowed
 
     def for_engines(self) -> bytes:
         """The headers that go on to an engine, as they stand in a head."""

@@ -66,7 +66,10 @@ async def serve(
         journal.request = _request(exchange, parsed)
         if parsed.is_unload and await _unload(exchange, parsed, journal.request.model_key):
             return
-        await _answer_or_fall_back(exchange, parsed, journal.request)
+        if parsed.fallback_models:
+            await _answer_or_fall_back(exchange, parsed, journal.request)
+        else:
+            await _answer(exchange, parsed, journal.request)
     except Refused as refusal:
         journal.refused(refusal)
         exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
@@ -101,7 +104,7 @@ def _let_go(exchange: Exchange) -> None:
 def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> ParsedBody | None:
     """What is asked for; None when it may not be, or cannot be read: the client was told why."""
     parts, head = exchange.parts, exchange.head
-    allowed = parts.gate(head.headers, head.client)
+    allowed = head.allowed_by(parts.gate)
     if isinstance(allowed, ApiError):
         exchange.refuse(allowed)
         return None
@@ -201,9 +204,10 @@ async def _answer(exchange: Exchange, parsed: ParsedBody, request: InferenceRequ
     """Attempt after attempt, each on a replica that was granted, until one answers."""
     parts, journal = exchange.parts, exchange.journal
     exchange.parsed = parsed
-    decision = await parts.dispatcher.grant(request)
+    granted = parts.dispatcher.grant(request)
+    decision = granted if isinstance(granted, RouteDecision) else await granted
     while True:
-        candidate = _winner(decision)
+        candidate = decision.candidates[0]  # a grant always has a winner
         journal.begin(decision, candidate)
         if decision.evicts:
             await make_room(parts.upstream, decision.evicts)
@@ -268,7 +272,9 @@ async def _relay(
     journal.first_byte()
     journal.status = status
     parts.dispatcher.first_byte(exchange.lease)
-    relayed = await call.relay(connection, reply, exchange.herd_headers)
+    relayed = call.pass_whole(connection, reply, exchange.herd_headers)
+    if relayed is None:
+        relayed = await call.relay(connection, reply, exchange.herd_headers)
     if relayed.failed is not None:  # nothing of it went to the client
         journal.no_byte()
         journal.end(relayed.failed, status=status, detail=connection.lost or CUT_ANSWER)
@@ -354,13 +360,6 @@ def _defect(request_id: str) -> ApiError:
         message=f"the herd itself failed on this request; its log says why under {request_id}",
         code="internal_error",
     )
-
-
-def _winner(decision: RouteDecision) -> Candidate:
-    winner = decision.winner
-    if winner is None:
-        raise AssertionError("a grant always has a winner")
-    return winner
 
 
 def _request(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:

@@ -218,7 +218,9 @@ class Upstream:
             connection.close()
             return
         connection.idle_since_s = monotonic_s()
-        idle = self._idle.setdefault(endpoint, deque())
+        idle = self._idle.get(endpoint)
+        if idle is None:
+            idle = self._idle[endpoint] = deque()
         idle.append(connection)
         if len(idle) > IDLE_PER_ENDPOINT:
             idle.popleft().close()

@@ -31,6 +31,8 @@ CHECKED_FIRST_BYTES = 65536
 
 _log = structlog.get_logger(__name__)
 
+_line = b": ".join
+
 Serve = Callable[[Endpoint, RequestHead, bytes, "ClientConnection"], Coroutine[Any, Any, None]]
 
 
@@ -268,17 +270,20 @@ class ClientConnection(asyncio.Protocol):
         self._deadline_s = 0.0
         self.started = False
         self.finished = False
-        self._task = self._door.loop.create_task(self._door.serve(endpoint, head, body, self))
-        self._task.add_done_callback(self._served)
+        self._task = self._door.loop.create_task(self._serve(endpoint, head, body))
 
-    def _served(self, task: asyncio.Task[None]) -> None:
+    async def _serve(self, endpoint: Endpoint, head: RequestHead, body: bytes) -> None:
+        try:
+            await self._door.serve(endpoint, head, body, self)
+        finally:
+            self._served()
+
+    def _served(self) -> None:
         """The request path has ended: on to the next request, if the answer was finished."""
         self._source = None
         self._head = None
         self._endpoint = None
         self._task = None
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            _log.error("request path failed", exc_info=failure)
         if self.transport.is_closing():
             return
         if not self.finished:  # nobody may take half an answer for a whole one
@@ -333,16 +338,15 @@ class ClientConnection(asyncio.Protocol):
 
     def start(self, status: int, headers: Headers, length: int | None) -> None:
         self.started = True
-        parts = [STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
+        status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
+        lines = list(map(_line, headers))
         self._chunked = length is None and status not in (204, 304)
         if self._chunked:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
+            lines.append(b"Transfer-Encoding: chunked")
         elif length is not None:
-            parts.append(b"Content-Length: %d\r\n" % length)
-        parts.append(b"\r\n" if self._keep else b"Connection: close\r\n\r\n")
-        self._head_out = b"".join(parts)
+            lines.append(b"Content-Length: %d" % length)
+        lines.append(b"\r\n" if self._keep else b"Connection: close\r\n\r\n")
+        self._head_out = status_line + b"\r\n".join(lines)
 
     def write(self, data: bytes) -> None:
         if self._chunked:
