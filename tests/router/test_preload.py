@@ -11,6 +11,7 @@ from ollama_herd.core.fleet import Fleet, NodeReported, apply
 from ollama_herd.core.node import Reach
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.request import OutcomeKind
+from ollama_herd.core.routing import RouteDecision
 from ollama_herd.core.scheduler import QueueSettings, Scheduler
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.preload import Preloads
@@ -40,12 +41,9 @@ async def planned(engine: FakeOllama, then, **asked) -> list[tuple[str, str, byt
     for report in (told("a", 9, [NAME]), told("b", engine.port, [])):
         fleet = apply(fleet, NodeReported(report, "127.0.0.1"), 0.0)
     dispatcher.fleet_changed(fleet)
-    tasks = [
-        spawn(dispatcher.grant(request), name="ask")
-        for request in (
-            fleets.request(NAME, prompt_tokens=4000, max_tokens=1, **asked) for _ in range(60)
-        )
-    ]
+    requests = (fleets.request(NAME, prompt_tokens=4000, max_tokens=1, **asked) for _ in range(60))
+    granted = [dispatcher.grant(request) for request in requests]
+    tasks = [spawn(g, name="ask") for g in granted if not isinstance(g, RouteDecision)]
     await asyncio.sleep(0)
     dispatcher.tick()
     async with asyncio.timeout(10):

@@ -157,7 +157,7 @@ class Call:
         whole = connection.complete or await connection.ended()
         connection.beside = None
         reply.draw_from(None)
-        if whole and not is_measured:
+        if whole and connection.length is None:
             whole = not held.is_cut()
         if not reply.started:
             if not whole:

@@ -220,7 +220,8 @@ class EngineConnection(asyncio.Protocol):
 
     def tail(self) -> bytes:
         """The last TAIL_BYTES of the body."""
-        return b"".join(self._tail)[-TAIL_BYTES:]
+        tail = self._tail[0] if len(self._tail) == 1 else b"".join(self._tail)
+        return tail if len(tail) <= TAIL_BYTES else tail[-TAIL_BYTES:]
 
     def kept(self) -> bytes | None:
         """The body as far as it came; None when it outgrew `kept_bytes`."""

@@ -114,8 +114,11 @@ class Exchange:
     def request_id(self) -> str:
         return self.journal.request_id
 
-    def herd_headers(self) -> Headers:
-        return [*herd_headers(self.journal, self.parts.node_name), *self.more]
+    def herd_headers(self) -> list[tuple[bytes, bytes]]:
+        headers = herd_headers(self.journal, self.parts.node_name)
+        if self.more:
+            headers += self.more
+        return headers
 
     def refuse(self, error: ApiError, more: Headers = ()) -> None:
         """An answer of our own: `error` in the caller's dialect."""

@@ -270,7 +270,9 @@ class ClientConnection(asyncio.Protocol):
         self._deadline_s = 0.0
         self.started = False
         self.finished = False
-        self._task = self._door.loop.create_task(self._serve(endpoint, head, body))
+        serving = self._serve(endpoint, head, body)
+        # One of the loop's `create_task` would be given a number, and a name made of it.
+        self._task = asyncio.Task(serving, loop=self._door.loop, name="request")
 
     async def _serve(self, endpoint: Endpoint, head: RequestHead, body: bytes) -> None:
         try:
