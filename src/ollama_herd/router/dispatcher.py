@@ -162,11 +162,18 @@ class Dispatcher:
     def first_byte(self, request_id: str) -> None:
         self._scheduler.on_first_byte(request_id, monotonic_s())
 
-    def finished(self, request_id: str, outcome: OutcomeKind, usage: Usage | None) -> None:
-        """The slot is free; what was seen teaches the predictor."""
-        self._settle(
-            self._scheduler.on_finished(request_id, outcome, usage, self._fleet, monotonic_s())
-        )
+    def finished(
+        self, request_id: str, outcome: OutcomeKind, usage: Usage | None, *, at_once: bool = False
+    ) -> None:
+        """The slot is free; what was seen teaches the predictor. `at_once` when the first byte,
+        not told before, came with the last.
+        """
+        finished_s = monotonic_s()
+        if at_once:
+            self._scheduler.on_first_byte(request_id, finished_s)
+        effects = self._scheduler.on_finished(request_id, outcome, usage, self._fleet, finished_s)
+        if effects:
+            self._settle(effects)
 
     def cancelled(self, request_id: str) -> None:
         """The client left, wherever the request is."""

@@ -21,9 +21,9 @@ class Journal:
     """Written by the request path only. Times are ms since the request had arrived whole."""
 
     __slots__ = (
-        "_attempt_ms",
         "_candidate",
         "arrived_s",
+        "attempt_ms",
         "attempts",
         "continued",
         "decision",
@@ -62,7 +62,7 @@ class Journal:
         self.trace_parent = ""  # of the client's own span
         self.key_name = ""  # of the client's API key
         self._candidate: Candidate | None = None
-        self._attempt_ms = 0.0
+        self.attempt_ms = 0.0  # when the attempt under way began
 
     def since_ms(self) -> float:
         return (monotonic_s() - self.arrived_s) * 1000.0
@@ -73,10 +73,10 @@ class Journal:
             self.earlier = (*self.earlier, self.decision)
         self.decision = decision
         self._candidate = candidate
-        self._attempt_ms = (monotonic_s() - self.arrived_s) * 1000.0
+        self.attempt_ms = (monotonic_s() - self.arrived_s) * 1000.0
         self.first_byte_ms = -1.0
         if not self.attempts:
-            self.queue_ms = self._attempt_ms
+            self.queue_ms = self.attempt_ms
 
     def go_on_with(self, decision: RouteDecision, candidate: Candidate, started_ms: float) -> None:
         """Of two attempts at once this one is left: it is the one under way from now on."""
@@ -85,7 +85,7 @@ class Journal:
             self.earlier = (*(d for d in self.earlier if d is not decision), before)
         self.decision = decision
         self._candidate = candidate
-        self._attempt_ms = started_ms
+        self.attempt_ms = started_ms
 
     def begin_beside(self, decision: RouteDecision) -> None:
         """A second attempt starts beside the one under way."""
@@ -116,7 +116,7 @@ class Journal:
         if candidate is None:
             return
         self._candidate = None
-        self.note(candidate, outcome, self._attempt_ms, status=status, detail=detail)
+        self.note(candidate, outcome, self.attempt_ms, status=status, detail=detail)
 
     def note(
         self,

@@ -239,14 +239,13 @@ async def _attempt(
     """
     upstream, journal = exchange.parts.upstream, exchange.journal
     replica = candidate.replica
-    started_ms = journal.since_ms()
     try:
         connection = await call.send(upstream, replica.endpoint, exchange.patience)
     except UpstreamFailed as failure:
         journal.end(failure.outcome, detail=failure.detail)
         return failure.outcome, None
     if not connection.answered:
-        elder = Contender(exchange.lease, decision, candidate, call, started_ms, connection)
+        elder = Contender(exchange.lease, decision, candidate, call, journal.attempt_ms, connection)
         won = await race(exchange, elder)
         if not isinstance(won, Contender) or won.connection is None:
             return won if isinstance(won, tuple) else None
@@ -271,9 +270,10 @@ async def _relay(
     status = connection.status
     journal.first_byte()
     journal.status = status
-    parts.dispatcher.first_byte(exchange.lease)
     relayed = call.pass_whole(connection, reply, exchange.herd_headers)
+    at_once = relayed is not None
     if relayed is None:
+        parts.dispatcher.first_byte(exchange.lease)
         relayed = await call.relay(connection, reply, exchange.herd_headers)
     if relayed.failed is not None:  # nothing of it went to the client
         journal.no_byte()
@@ -289,13 +289,13 @@ async def _relay(
     journal.end(outcome, status=status, detail=detail)
     if outcome in _ANSWERED and (relayed.whole or relayed.told):
         reply.finish()
-        parts.dispatcher.finished(exchange.lease, outcome, journal.usage)
+        parts.dispatcher.finished(exchange.lease, outcome, journal.usage, at_once=at_once)
     elif call.is_stream and not call.framed_by_length:
         await go_on(exchange, Broken(outcome, detail, relayed), replica)
     else:  # an answer with a length that is cut must not look whole
         journal.error = outcome.value
         reply.abort()
-        parts.dispatcher.finished(exchange.lease, outcome, None)
+        parts.dispatcher.finished(exchange.lease, outcome, None, at_once=at_once)
     return None
 
 
