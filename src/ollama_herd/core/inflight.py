@@ -249,10 +249,7 @@ class ReplicaLoad:
             return
         sample.remove(run)
         if len(self.running) > len(sample):
-            for newest in reversed(self.running.values()):
-                if newest not in sample:
-                    sample.append(newest)
-                    break
+            sample.append(next(r for r in reversed(self.running.values()) if r not in sample))
 
     def sampled_weight(self) -> float:
         """Running requests that each one of the sample stands for."""
