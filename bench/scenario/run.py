@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import results  # noqa: E402
+import outcomes  # noqa: E402
 from pictures import Pictures  # noqa: E402
 from play import play  # noqa: E402
 
@@ -39,7 +39,7 @@ def main() -> None:
     policies = options.policies.split(",")
     last = len(cases) - 1 - bool(options.check_speed)
     known = _known(options.json)
-    runs: list[results.Run] = []
+    runs: list[outcomes.Run] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for number, (case, speed) in enumerate(cases):
             folder = options.pictures if number == last else None
@@ -52,15 +52,15 @@ def main() -> None:
                 options.json.write_bytes(msgspec.json.format(msgspec.json.encode(runs)))
     _print_together(console, runs)
     if options.write_docs:
-        results.write_between_marks(options.write_docs, results.markdown(runs, _command()))
+        outcomes.write_between_marks(options.write_docs, outcomes.markdown(runs, _command()))
     sys.exit(1 if any(run.failed for run in runs) else 0)
 
 
-def _known(file: Path | None) -> dict[tuple[str, str, float], results.Run]:
+def _known(file: Path | None) -> dict[tuple[str, str, float], outcomes.Run]:
     """Runs of an earlier, interrupted call with the same options."""
     if file is None or not file.exists():
         return {}
-    runs = msgspec.json.decode(file.read_bytes(), type=list[results.Run])
+    runs = msgspec.json.decode(file.read_bytes(), type=list[outcomes.Run])
     return {(run.case, run.policy, run.speed): run for run in runs}
 
 
@@ -106,7 +106,7 @@ def _cases(options: argparse.Namespace) -> list[tuple[comparison.Case, float]]:
     cases = [_case(options, *source) for source in sources]
     made = [(case, _speed(case, options)) for case in cases]
     if options.check_speed:
-        first = msgspec.structs.replace(made[0][0], name=made[0][0].name + results.SLOWER)
+        first = msgspec.structs.replace(made[0][0], name=made[0][0].name + outcomes.SLOWER)
         made.append((first, options.check_speed))
     return made
 
@@ -137,7 +137,7 @@ def _run(
     speed: float,
     own: tuple[int, Path | None],
     progress: Progress,
-) -> results.Run:
+) -> outcomes.Run:
     seed, folder = own
     scenario = comparison.scenario(case, seed)
     total = sum(len(c.turns) for c in scenario.conversations)
@@ -150,21 +150,21 @@ def _run(
     progress.remove_task(task)
     if pictures and (trouble := pictures.wait()):
         progress.console.print(f"no pictures: {trouble}")
-    return results.run_of(case.name, NAMES.get(policy, policy), speed, horizon_s, played)
+    return outcomes.run_of(case.name, NAMES.get(policy, policy), speed, horizon_s, played)
 
 
-def _print(console: Console, runs: list[results.Run]) -> None:
+def _print(console: Console, runs: list[outcomes.Run]) -> None:
     title = f"{runs[0].case}: simulated s"
-    rows = [results.cells(run, runs[0]) for run in runs]
-    console.print(results.table(title, results.HEADINGS, rows))
-    rows = [results.clock_cells(run) for run in runs]
+    rows = [outcomes.cells(run, runs[0]) for run in runs]
+    console.print(outcomes.table(title, outcomes.HEADINGS, rows))
+    rows = [outcomes.clock_cells(run) for run in runs]
     title = "added: simulated s of a first token that are the bench's and the router's own work"
-    console.print(results.table(title, results.CLOCK_HEADINGS, rows))
+    console.print(outcomes.table(title, outcomes.CLOCK_HEADINGS, rows))
 
 
-def _print_together(console: Console, runs: list[results.Run]) -> None:
+def _print_together(console: Console, runs: list[outcomes.Run]) -> None:
     title = "ratios to the first policy, geometric means"
-    console.print(results.table(title, results.TOGETHER, results.together(runs)))
+    console.print(outcomes.table(title, outcomes.TOGETHER, outcomes.together(runs)))
 
 
 if __name__ == "__main__":

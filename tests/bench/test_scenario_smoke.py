@@ -10,14 +10,14 @@ from tests.bench.conftest import BENCH
 
 sys.path.append(str(BENCH / "scenario"))
 
-import results
+import outcomes
 
 PAGE = BENCH.parent / "docs" / "scenario.md"
 
 
 def test_a_short_scenario(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n" + "\n".join(results.MARKS) + "\nafter\n")
+    page.write_text("before\n" + "\n".join(outcomes.MARKS) + "\nafter\n")
     done = subprocess.run(
         [
             sys.executable,
@@ -32,7 +32,7 @@ def test_a_short_scenario(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    runs = msgspec.json.decode((tmp_path / "day.json").read_bytes(), type=list[results.Run])
+    runs = msgspec.json.decode((tmp_path / "day.json").read_bytes(), type=list[outcomes.Run])
     assert [run.policy for run in runs] == ["herd", "round-robin"]
     for run in runs:
         assert run.requests > 5
@@ -46,12 +46,12 @@ def test_a_short_scenario(tmp_path):
 
 
 def test_the_documentation_has_a_place_for_the_tables():
-    assert all(mark in PAGE.read_text() for mark in results.MARKS)
+    assert all(mark in PAGE.read_text() for mark in outcomes.MARKS)
 
 
 def test_a_page_without_a_place_is_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing here")
     with pytest.raises(ValueError, match="has no place"):
-        results.write_between_marks(page, "tables")
+        outcomes.write_between_marks(page, "tables")
     assert page.read_text() == "nothing here"
