@@ -1,5 +1,6 @@
 """Loads ahead of requests: where they help, never at the cost of what is busy, never to and fro."""
 
+import itertools
 from random import Random
 
 import pytest
@@ -190,7 +191,7 @@ def test_a_plan_keeps_within_memory_and_off_what_runs(free, hot, others, asked) 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_constant_load_comes_to_rest(seed: int) -> None:
-    """The same demand for twenty minutes: what is loaded ahead, is loaded in the beginning."""
+    """The same demand for twenty minutes: a run of arrivals may be worth a load, taking turns not."""
     planned: list[tuple[float, str]] = []
 
     class Watched(Herd):
@@ -208,5 +209,5 @@ def test_a_constant_load_comes_to_rest(seed: int) -> None:
         Conditions(owners=False),
     )
     World(comparison.scenario(case, seed), Watched(Random(0))).run()
-    assert len([at_s for at_s, _ in planned if at_s > 600]) <= 1
-    assert len(planned) <= 8
+    assert len(planned) <= 4
+    assert all(later - at >= 300 for (at, _), (later, _) in itertools.pairwise(planned))

@@ -17,7 +17,7 @@ from ollama_herd.core.load import Load
 from ollama_herd.core.node import Node
 from ollama_herd.core.predict import PREFILL_CHUNK, attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
-from ollama_herd.core.remaining import LEAST_S, ends_in_s, remaining_s, remaining_times
+from ollama_herd.core.remaining import LEAST_S, ends_in_s, remaining_s, remaining_times, witnesses
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.runner import adopted_context, needs_reload
 
@@ -100,7 +100,8 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         return price_any(place, ask)
     running = len(replica.running)
     if running:
-        if running <= SAMPLE and is_hot and len(node.active) == 1:
+        is_counted = running <= SAMPLE or running < replica.slots  # else the wait is estimated
+        if is_counted and is_hot and len(node.active) == 1:
             return _price_beside(place, ask, running)
     elif not node.in_flight and is_hot:
         return _price_idle(place, ask)
@@ -167,13 +168,14 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
     alpha, step_s, slow_decode = pace.alpha, rates.step_s, pace.slow_decode
     rest_step_s = step_s * (1 + alpha * (running - 1)) * slow_decode
     rests = []
-    for run in replica.sample:
+    ahead = running - slots
+    for run in replica.sample if ahead >= 0 else witnesses(replica):
         if run.first_byte_s < 0 and run.first_due_s > now_s:
             rests.append(run.output * rest_step_s + (run.first_due_s - now_s))
         else:
             rests.append(remaining_s(run, now_s, rest_step_s, node))
     wait = 0.0
-    ahead = running - slots
+    weight = running / len(rests)
     if ahead >= 0:
         wait = max(sorted(rests)[ahead], LEAST_S)
         running = slots - 1
@@ -197,6 +199,7 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
     for rest in rests:
         delay += prefill if prefill < rest else rest  # noqa: FURB136 - twice as fast as min()
         delay += (decode if decode < rest else rest) * share  # noqa: FURB136
+    delay *= weight
     priced.affinity = OTHERS_WEIGHT * delay + node.busy_share * (prefill + decode)
     priced.total = wait + history + trend + priced.affinity + priced.prefix
     return priced
@@ -372,9 +375,11 @@ def _others(priced: Priced, ask: Ask, running: int, models: int) -> float:
     if replica.running:
         share = alpha / (1 + alpha * max(running - 1, 0))
         prefill, decode = priced.prefill, priced.decode
-        for rest in remaining_times(replica, now_s):
+        is_full = len(replica.running) >= replica.slots
+        rests = remaining_times(replica, now_s, None if is_full else witnesses(replica))
+        for rest in rests:
             delay += min(prefill, rest) + min(decode, rest) * share
-        return delay * replica.sampled_weight()
+        return delay * len(replica.running) / len(rests)
     stay = priced.prefill + priced.decode
     for other in node.active.values():
         shared = 0.0
