@@ -191,7 +191,7 @@ def test_a_plan_keeps_within_memory_and_off_what_runs(free, hot, others, asked) 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_constant_load_comes_to_rest(seed: int) -> None:
-    """The same demand for twenty minutes: more arrivals may be worth a load, taking turns is not."""
+    """The same demand for twenty minutes: many arrivals may be worth a load, turns are not."""
     planned: list[tuple[float, str]] = []
 
     class Watched(Herd):
