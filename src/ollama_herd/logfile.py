@@ -81,6 +81,7 @@ def _as_json(event: dict[str, Any]) -> str:
     stamped = _STAMP(None, "", {})
     told = structlog.processors.format_exc_info(None, "", event)
     first = {key: told.pop(key) for key in ("level", "event") if key in told}
+    # Its type allows bytes as well, which other serializers make.
     line: str = _RENDER(None, "", {**stamped, **first, **told})  # type: ignore[assignment]
     return line
 

@@ -10,6 +10,7 @@ from ollama_herd.api.fleet_parts import (
     EnginePart,
     LoadedPart,
     ModelPart,
+    NodeHead,
     engine_parts,
     loaded_part,
     model_part,
@@ -17,23 +18,13 @@ from ollama_herd.api.fleet_parts import (
 from ollama_herd.core.abilities import purpose
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.node import EngineKind, Node, NodeStatus, Platform, Replica, Vitals
+from ollama_herd.core.node import EngineKind, Node, Replica
 
 
-class NodeEntry(msgspec.Struct, frozen=True):
+class NodeEntry(NodeHead, frozen=True, kw_only=True):
     """A machine with its engines, and their models in full."""
 
-    node_id: str
-    name: str
-    address: str
-    status: NodeStatus
-    draining: bool
-    last_report_age_s: float
-    agent_version: str
-    platform: Platform
-    vitals: Vitals
     engines: tuple[EnginePart, ...]
-    has_agent: bool = True
 
 
 class NodeList(msgspec.Struct, frozen=True):

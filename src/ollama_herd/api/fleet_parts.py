@@ -67,6 +67,21 @@ class LoadedPart(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: str = ""
 
 
+class NodeHead(msgspec.Struct, frozen=True):
+    """One machine; `last_report_age_s` is how long ago it was heard of."""
+
+    node_id: str
+    name: str
+    address: str
+    status: NodeStatus
+    draining: bool
+    last_report_age_s: float
+    agent_version: str
+    platform: Platform
+    vitals: Vitals
+    has_agent: bool = True
+
+
 class EngineHead(msgspec.Struct, frozen=True):
     """One engine; `path` says how the router reaches it (direct or relay)."""
 

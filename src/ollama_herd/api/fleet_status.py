@@ -2,9 +2,9 @@
 
 import msgspec
 
-from ollama_herd.api.fleet_parts import EngineHead, engine_head, usable_nodes
+from ollama_herd.api.fleet_parts import EngineHead, NodeHead, engine_head, usable_nodes
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.node import EngineReport, Node, NodeStatus, Platform, Vitals
+from ollama_herd.core.node import EngineReport, Node
 from ollama_herd.core.scheduler import QueueView
 
 
@@ -18,20 +18,10 @@ class EngineView(EngineHead, frozen=True):
     stuck: tuple[str, ...] = ()
 
 
-class NodeView(msgspec.Struct, frozen=True):
-    """One machine; `last_report_age_s` is how long ago it was heard of."""
+class NodeView(NodeHead, frozen=True, kw_only=True):
+    """A machine with its engines, in short."""
 
-    node_id: str
-    name: str
-    address: str
-    status: NodeStatus
-    draining: bool
-    last_report_age_s: float
-    agent_version: str
-    platform: Platform
-    vitals: Vitals
     engines: tuple[EngineView, ...]
-    has_agent: bool = True
 
 
 class KeptTotals(msgspec.Struct, frozen=True):

@@ -26,7 +26,9 @@ BROKEN_OFF = "the connection to it was lost before it was done"
 _SUCCESS = b'{"status":"success"}\n'
 
 
-class _Line(msgspec.Struct):
+class ProgressLine(msgspec.Struct):
+    """What an engine tells while it pulls or pushes; sizes in bytes."""
+
     status: str = ""
     digest: str = ""
     total: int = 0
@@ -146,7 +148,7 @@ class Progress:
             return self._take_layer(index, value)
         return self._take_status(stream, value.status)
 
-    def _take_layer(self, index: int, value: _Line) -> bytes:
+    def _take_layer(self, index: int, value: ProgressLine) -> bytes:
         layer = self._layers.get(value.digest)
         if layer is None:
             layer = self._layers[value.digest] = _Layer(value.status, len(self._streams))
@@ -189,13 +191,13 @@ class Progress:
         return stream.is_over or not stream.said.isdisjoint(self._waiting)
 
 
-def _decoded(line: bytes) -> _Line:
+def _decoded(line: bytes) -> ProgressLine:
     """A line's fields; what is no such line is passed on as the status it stands for."""
     try:
-        return msgspec.json.decode(line, type=_Line)
+        return msgspec.json.decode(line, type=ProgressLine)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = line[:200].decode("utf-8", "replace").strip()
-        return _Line(error=f"it answered with something else: {text}")
+        return ProgressLine(error=f"it answered with something else: {text}")
 
 
 def _status_line(status: str) -> bytes:

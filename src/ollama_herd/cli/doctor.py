@@ -42,14 +42,8 @@ def _found(home: str | None, router: str | None) -> Iterator[Finding]:
     if isinstance(nodes, Finding):
         yield nodes
         return
-    yield ok("router-answers", f"the router at {url} answers")
-    if nodes.version and nodes.version != __version__:
-        yield warning(
-            "version-differs",
-            f"the router is version {nodes.version}, this command {__version__}",
-            "restart the router after an upgrade",
-        )
-    yield machine.clock_finding(nodes.time_s)
+    advice = "restart the router after an upgrade"
+    yield from machine.answer_findings(url, nodes, "command", advice)
     if settings.mdns and router is None:
         yield _announced()
     yield from _nodes(nodes)

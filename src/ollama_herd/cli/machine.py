@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ollama_herd import __version__
 from ollama_herd.api.fleet_lists import NodeList
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.show import size, span
@@ -143,6 +144,15 @@ def asked_nodes(url: str, ca: Path | None = None) -> NodeList | Finding:
             f"{url} answered {status}, not as a router of this version does",
             "look whether another program listens there, or upgrade the older one",
         )
+
+
+def answer_findings(url: str, known: NodeList, who: str, advice: str) -> Iterator[Finding]:
+    """Of a router that answers; `who` compares its version with the own one."""
+    yield ok("router-answers", f"the router at {url} answers")
+    if known.version and known.version != __version__:
+        seen = f"the router is version {known.version}, this {who} {__version__}"
+        yield warning("version-differs", seen, advice)
+    yield clock_finding(known.time_s)
 
 
 def clock_finding(router_time_s: float) -> Finding:

@@ -63,7 +63,8 @@ def _found(home: str | None) -> Iterator[Finding]:
     if isinstance(known, Finding):
         yield known
         return
-    yield from _router(urls[0], known)
+    advice = "upgrade the router first, then the nodes"
+    yield from machine.answer_findings(urls[0], known, "agent", advice)
     yield from _self(settings.home, known)
 
 
@@ -91,17 +92,6 @@ def _version(body: bytes) -> str:
         return msgspec.json.decode(body, type=_Version).version
     except msgspec.MsgspecError:
         return "of unknown version"
-
-
-def _router(url: str, known: NodeList) -> Iterator[Finding]:
-    yield ok("router-answers", f"the router at {url} answers")
-    if known.version and known.version != __version__:
-        yield warning(
-            "version-differs",
-            f"the router is version {known.version}, this agent {__version__}",
-            "upgrade the router first, then the nodes",
-        )
-    yield machine.clock_finding(known.time_s)
 
 
 def _self(home: Path, known: NodeList) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from ollama_herd.api.fleet_lists import ModelList
+from ollama_herd.api.progress import ProgressLine
 from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption, YesOption
 from ollama_herd.cli.process import fail
@@ -31,19 +32,11 @@ NodesOption = Annotated[
 ]
 
 
-class _Line(msgspec.Struct):
-    status: str = ""
-    digest: str = ""
-    total: int = 0
-    completed: int = 0
-    error: str = ""
-
-
 class _Told(NamedTuple):
     """One line of progress from one node ("" where the router chose)."""
 
     node: str
-    line: _Line
+    line: ProgressLine
 
 
 def pull(
@@ -116,7 +109,7 @@ def _pull_one(herd: Router, model: str, node: str, tell: Callable[[_Told], None]
     """What went wrong, "" when all is well."""
     try:
         for raw in herd.lines("POST", "/api/pull", {"model": model}, _on(node), _SILENCE_S):
-            line = herd.decoded(raw, _Line)
+            line = herd.decoded(raw, ProgressLine)
             tell(_Told(node, line))
             if line.error:
                 return f"{node}: {line.error}" if node else line.error

@@ -62,7 +62,7 @@ def top(
 
 def _rest(left: float, interval_s: float) -> float:
     if left > 1:
-        time.sleep(interval_s)
+        time.sleep(interval_s)  # nothing else runs in this process
     return left - 1
 
 

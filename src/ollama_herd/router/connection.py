@@ -285,7 +285,7 @@ class EngineConnection(asyncio.Protocol):
     # --- asyncio.Protocol ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment] # TCP gives no other kind
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel_head is not None:

@@ -161,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
     # --- asyncio.Protocol ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment] # TCP gives no other kind
         door = self._door
         peer = transport.get_extra_info("peername")
         self.client = peer[0] if peer else ""

@@ -140,6 +140,7 @@ class World:
         rng = Random(f"conditions-{scenario.seed}")
         for number, conversation in enumerate(scenario.conversations):
             self._expect(f"r{number}", conversation.at_s, conversation, conversation.turns)
+        # mypy cannot type a lambda that binds a loop's variable by a default.
         for machine in scenario.machines:
             self._report(machine.name)
             self._every(
