@@ -12,7 +12,8 @@ from ollama_herd.core.request import Kind
 from ollama_herd.core.residency import PAUSE_S, Residency, options_in_demand
 from ollama_herd.core.scheduler import Grant, OutcomeKind, QueueSettings, Scheduler
 from ollama_herd.simulate import comparison, machines, workloads
-from ollama_herd.simulate.policies import Herd, Preload
+from ollama_herd.simulate.policies import Herd
+from ollama_herd.simulate.policy import Preload
 from ollama_herd.simulate.world import Conditions, World
 from tests.core.fleets import engine, fleet_of, model, report, request
 

@@ -12,7 +12,7 @@ from ollama_herd.core.node import NodeReport
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind, Usage
 from ollama_herd.simulate import comparison, machines, workloads
 from ollama_herd.simulate.engine import ENGINE_ID, KEEP_ALIVE_S, Engine, Job, kept_s
-from ollama_herd.simulate.policies import Preload, Send, Unload
+from ollama_herd.simulate.policy import Preload, Send, Unload
 from ollama_herd.simulate.reference.cost import cheapest
 from ollama_herd.simulate.reference.lengths import Continuations, Lengths
 from ollama_herd.simulate.reference.policy import KEEP_S, Reference

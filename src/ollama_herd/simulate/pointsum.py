@@ -13,7 +13,7 @@ from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.hardware import Hardware, hardware_of
 from ollama_herd.core.node import Node, Replica
 from ollama_herd.core.request import InferenceRequest
-from ollama_herd.simulate.policies import Action, AtOnce
+from ollama_herd.simulate.policy import Action, AtOnce
 
 LATENCIES_KEPT = 500
 WARM_S = 1800.0

@@ -16,7 +16,7 @@ from ollama_herd.core.predict import attention_tokens
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind, OutcomeKind
 from ollama_herd.simulate.engine import Engine, Job, kept_s
 from ollama_herd.simulate.machines import MODELS, Machine, ModelSpec, Truth, fits
-from ollama_herd.simulate.policies import Action, CountsTokens, Drop, Policy, Preload, Send, Unload
+from ollama_herd.simulate.policy import Action, CountsTokens, Drop, Policy, Preload, Send, Unload
 from ollama_herd.simulate.workloads import Conversation, Turn
 
 TICK_S = 1.0

@@ -6,7 +6,7 @@ from random import Random
 
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Usage
-from ollama_herd.simulate.policies import Action, Drop, Preload, Send, Unload
+from ollama_herd.simulate.policy import Action, Drop, Preload, Send, Unload
 from ollama_herd.simulate.reference import observe
 from ollama_herd.simulate.reference.beliefs import Beliefs, Flight, Host, Streamed
 from ollama_herd.simulate.reference.cost import Prices, Terms, cheapest, finish_s
