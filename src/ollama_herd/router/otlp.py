@@ -16,7 +16,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
-from ollama_herd.router.telemetry import METRICS_S, SEND_TIMEOUT_S
+SEND_TIMEOUT_S = 3.0
+"""Time for one batch to reach the collector, repeated tries included."""
+
+METRICS_S = 30.0
+"""How often measurements are sent."""
 
 _log = structlog.get_logger(__name__)
 

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span, Tracer
 
-SEND_TIMEOUT_S = 3.0
-"""Time for one batch to reach the collector, repeated tries included."""
-
-METRICS_S = 30.0
-"""How often measurements are sent."""
-
 CLOSE_S = 0.5
 """Time for the last spans at the end; what a collector does not take by then is lost."""
 
