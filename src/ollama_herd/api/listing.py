@@ -1,11 +1,15 @@
-"""Reads an engine's `/api/tags` and `/api/ps`, for the router when it looks itself."""
+"""An engine's `/api/tags` and `/api/ps`: what an entry says, and whole lists for the router when it
+looks itself.
+"""
 
 import msgspec
 
 from ollama_herd.core.node import LoadedModel, Model, ModelDetails
 
 
-class _Tag(msgspec.Struct):
+class ListedModel(msgspec.Struct):
+    """An entry of `/api/tags` as it came."""
+
     name: str = ""
     model: str = ""
     modified_at: str = ""
@@ -17,7 +21,9 @@ class _Tag(msgspec.Struct):
     remote_model: str = ""
 
 
-class _Running(msgspec.Struct):
+class RunningModel(msgspec.Struct):
+    """An entry of `/api/ps` as it came."""
+
     name: str = ""
     model: str = ""
     size: int = 0
@@ -29,11 +35,38 @@ class _Running(msgspec.Struct):
 
 
 class _Ps(msgspec.Struct):
-    models: tuple[_Running, ...] | None = None
+    models: tuple[RunningModel, ...] | None = None
 
 
 class _Tags(msgspec.Struct):
-    models: tuple[_Tag, ...] | None = None
+    models: tuple[ListedModel, ...] | None = None
+
+
+def model_of(tag: ListedModel) -> Model:
+    """The model of an entry that has a name."""
+    return Model(
+        name=tag.name or tag.model,
+        digest=tag.digest,
+        size_bytes=tag.size,
+        modified_at=tag.modified_at,
+        details=tag.details or ModelDetails(),
+        capabilities=tag.capabilities or (),
+        remote_host=tag.remote_host,
+        remote_model=tag.remote_model,
+    )
+
+
+def loaded_of(entry: RunningModel) -> LoadedModel:
+    """The loaded model of an entry that has a name."""
+    return LoadedModel(
+        name=entry.name or entry.model,
+        digest=entry.digest,
+        size_bytes=entry.size,
+        size_vram_bytes=entry.size_vram,
+        context_length=entry.context_length,
+        expires_at=entry.expires_at,
+        details=entry.details or ModelDetails(),
+    )
 
 
 def read_tags(body: bytes) -> tuple[Model, ...] | None:
@@ -42,20 +75,7 @@ def read_tags(body: bytes) -> tuple[Model, ...] | None:
         listed = msgspec.json.decode(body, type=_Tags).models
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return tuple(
-        Model(
-            name=tag.name or tag.model,
-            digest=tag.digest,
-            size_bytes=tag.size,
-            modified_at=tag.modified_at,
-            details=tag.details or ModelDetails(),
-            capabilities=tag.capabilities or (),
-            remote_host=tag.remote_host,
-            remote_model=tag.remote_model,
-        )
-        for tag in listed or ()
-        if tag.name or tag.model
-    )
+    return tuple(model_of(tag) for tag in listed or () if tag.name or tag.model)
 
 
 def read_ps(body: bytes) -> tuple[LoadedModel, ...] | None:
@@ -64,16 +84,4 @@ def read_ps(body: bytes) -> tuple[LoadedModel, ...] | None:
         listed = msgspec.json.decode(body, type=_Ps).models
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return tuple(
-        LoadedModel(
-            name=entry.name or entry.model,
-            digest=entry.digest,
-            size_bytes=entry.size,
-            size_vram_bytes=entry.size_vram,
-            context_length=entry.context_length,
-            expires_at=entry.expires_at,
-            details=entry.details or ModelDetails(),
-        )
-        for entry in listed or ()
-        if entry.name or entry.model
-    )
+    return tuple(loaded_of(entry) for entry in listed or () if entry.name or entry.model)

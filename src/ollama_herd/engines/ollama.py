@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from ollama_herd.api.listing import ListedModel, RunningModel, loaded_of, model_of
 from ollama_herd.clock import monotonic_s
-from ollama_herd.core.node import Amount, EngineKind, Label, LoadedModel, Model, ModelDetails
+from ollama_herd.core.node import Amount, EngineKind, Label, LoadedModel, Model
 from ollama_herd.engines.probe import (
     Answer,
     EngineFailure,
@@ -51,27 +52,24 @@ class _Entries(msgspec.Struct):
     models: list[msgspec.Raw] | None = None
 
 
-class _Tag(msgspec.Struct):
+class _Tag(ListedModel):
+    """Held to the bounds of a report."""
+
     name: Label = ""
     model: Label = ""
-    modified_at: str = ""
     size: Amount = 0
     digest: Label = ""
-    remote_host: str = ""
-    remote_model: str = ""
-    details: ModelDetails | None = None
-    capabilities: tuple[str, ...] | None = None
 
 
-class _Running(msgspec.Struct):
+class _Running(RunningModel):
+    """Held to the bounds of a report."""
+
     name: Label = ""
     model: Label = ""
     size: Amount = 0
     size_vram: Amount = 0
     digest: Label = ""
     context_length: Amount = 0
-    expires_at: str = ""
-    details: ModelDetails | None = None
 
 
 class _Show(msgspec.Struct):
@@ -92,16 +90,7 @@ def parse_tags(answer: Answer, netloc: str) -> tuple[Tag, ...]:
     entries = expect(answer, "/api/tags", _Entries, netloc).models
     return tuple(
         Tag(
-            model=Model(
-                name=entry.name or entry.model,
-                digest=entry.digest,
-                size_bytes=entry.size,
-                modified_at=entry.modified_at,
-                details=entry.details or ModelDetails(),
-                capabilities=entry.capabilities or (),
-                remote_host=entry.remote_host,
-                remote_model=entry.remote_model,
-            ),
+            model=model_of(entry),
             has_capabilities=entry.capabilities is not None,
         )
         for entry in decode_each(entries, _Tag)
@@ -113,17 +102,7 @@ def parse_ps(answer: Answer, netloc: str) -> tuple[LoadedModel, ...]:
     """`/api/ps`. Raises EngineFailure."""
     entries = expect(answer, "/api/ps", _Entries, netloc).models
     return tuple(
-        LoadedModel(
-            name=entry.name or entry.model,
-            digest=entry.digest,
-            size_bytes=entry.size,
-            size_vram_bytes=entry.size_vram,
-            context_length=entry.context_length,
-            expires_at=entry.expires_at,
-            details=entry.details or ModelDetails(),
-        )
-        for entry in decode_each(entries, _Running)
-        if entry.name or entry.model
+        loaded_of(entry) for entry in decode_each(entries, _Running) if entry.name or entry.model
     )
 
 
