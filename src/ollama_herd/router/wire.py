@@ -277,6 +277,10 @@ class ClientConnection(asyncio.Protocol):
     async def _serve(self, endpoint: Endpoint, head: RequestHead, body: bytes) -> None:
         try:
             await self._door.serve(endpoint, head, body, self)
+        except BaseException as failure:
+            if isinstance(failure, Exception):  # a client that left is none
+                _log.error("request path failed", exc_info=failure)
+            raise
         finally:
             self._served()
 
