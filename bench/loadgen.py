@@ -5,9 +5,6 @@ proxy's process ids are in the order, so that its CPU is read at the very start 
 load and not around the start of this process.
 """
 
-import gc
-import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,13 +23,5 @@ MODES: Mapping[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    order: dict[str, Any] = json.loads(sys.argv[1])
-    procs.raise_file_limit()
-    gc.freeze()
-    gc.disable()  # a pause of the load would be taken for one of the proxy
-    print(json.dumps(MODES[order.pop("mode")](**order)))
-
-
 if __name__ == "__main__":
-    main()
+    procs.carry_out(MODES)

@@ -5,19 +5,32 @@ memory can be reset, and is only then a peak of one measurement, on Linux alone.
 """
 
 import contextlib
+import gc
+import json
 import os
 import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 _HAS_PROC = Path("/proc/self/stat").exists()
+
+
+def carry_out(modes: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
+    """The load that the first argument orders, in this process; prints what it gave."""
+    order: dict[str, Any] = json.loads(sys.argv[1])
+    raise_file_limit()
+    gc.freeze()
+    gc.disable()  # a pause of the load would be taken for one of what is measured
+    print(json.dumps(modes[order.pop("mode")](**order)))
 
 
 def cores() -> tuple[int, int] | None:

@@ -3,8 +3,6 @@
 Prints one JSON object: what was measured, and `problems`, the answers that were wrong.
 """
 
-import gc
-import json
 import socket
 import sys
 import time
@@ -188,13 +186,5 @@ MODES = {
 }
 
 
-def main() -> None:
-    order: dict[str, Any] = json.loads(sys.argv[1])
-    procs.raise_file_limit()
-    gc.freeze()
-    gc.disable()  # a pause of the load would be taken for one of the router
-    print(json.dumps(MODES[order.pop("mode")](**order)))
-
-
 if __name__ == "__main__":
-    main()
+    procs.carry_out(MODES)

@@ -166,7 +166,7 @@ def _leaves(where: Where, dialect: str, *, stream: bool) -> str:
         while time.monotonic() < end_s:  # noqa: TID251
             if sum(engine.counters.cancelled for engine in where.engines) > before:
                 return "yes"
-            time.sleep(0.02)
+            time.sleep(0.02)  # counters are only to be looked at
     finally:
         for engine in where.engines:
             engine.settings.prefill_ms = 0
@@ -178,7 +178,7 @@ def _ask_and_go(where: Where, dialect: str, *, stream: bool) -> None:
     with Client(where.port) as client:
         body = {"model": wire.MODEL, **_CHAT, "stream": stream}
         client.ask("POST", PATHS[dialect], body, _KEY)
-        time.sleep(0.4)
+        time.sleep(0.4)  # until the engine reads the prompt: a client that leaves then is meant
 
 
 def _get(path: str) -> Callable[[Where], str]:

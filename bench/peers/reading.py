@@ -6,18 +6,10 @@ answer is judged by its text alone, whatever else a router leaves out or makes u
 
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from tests.e2e.fault_reading import Asked
 from tests.fakes.raw import Response
-
-
-class Asked(Protocol):
-    """What was asked for: the endpoint, and whether the answer is a stream."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def is_stream(self) -> bool: ...
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Server:
                 return
             if self.process.poll() is not None:
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # what starts up says so in no other way
         raise RuntimeError(f"{self.kind.title} does not answer: {got[:300]!r}\n{self._said()}")
 
     def _ask(self) -> bytes:

@@ -85,7 +85,7 @@ def test_the_first_start_of_an_agent_may_be_its_last_moment(
     with Herd(tmp_path, env=FAST).ready() as herd:
         for moment_s in (0.4, 0.5, 0.6, 0.7, 0.8):
             with start_node(tmp_path, herd.port, engine) as killed:
-                time.sleep(moment_s)
+                time.sleep(moment_s)  # the moment is what is tested
                 killed.kill()
         with start_node(tmp_path, herd.port, engine):
             herd.wait_models("m:latest")
