@@ -5,6 +5,8 @@ Changed by `Load` alone. Times are router monotonic seconds.
 
 from math import exp
 
+import msgspec
+
 from ollama_herd.core.lengths import Lengths
 from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import (
@@ -51,60 +53,32 @@ slots; of more, so many stand for all.
 """
 
 
-class Running:
-    """One granted request on its replica."""
+class Running(msgspec.Struct, eq=False):
+    """One granted request on its replica. What comes first is known when it is sent."""
 
-    __slots__ = (
-        "cached",
-        "client",
-        "dirty_s",
-        "dispatched_s",
-        "first_byte_s",
-        "first_due_s",
-        "is_alone",
-        "is_cache_known",
-        "is_cold",
-        "is_prefill_clean",
-        "is_probe",
-        "node",
-        "number",
-        "options",
-        "output",
-        "overlapped",
-        "prefill_s",
-        "progress_s",
-        "prompt",
-        "replica",
-        "request",
-        "stall_s",
-        "step_s",
-        "tokens",
-    )
-
-    def __init__(self, request: InferenceRequest, replica: "ReplicaLoad", now_s: float) -> None:
-        self.request = request
-        self.replica = replica
-        self.node = replica.node
-        self.number = 0  # of all requests started on the node
-        self.options = request.load_options  # as they reach the engine
-        self.dispatched_s = now_s
-        self.first_byte_s = -1.0
-        self.first_due_s = now_s
-        self.tokens = 0
-        self.prompt = 1.0
-        self.cached = 0.0
-        self.output = 0.0
-        self.prefill_s = 0.0  # predicted, without the node's bias
-        self.step_s = 0.0  # predicted, without the node's bias
-        self.stall_s = 0.0
-        self.is_cold = False
-        self.is_alone = True
-        self.is_prefill_clean = True
-        self.is_cache_known = True
-        self.overlapped = 0  # how many others still ran when its first byte came
-        self.is_probe = False  # one more than the known slots, to learn of another
-        self.progress_s = 0.0
-        self.dirty_s = 0.0
+    request: InferenceRequest
+    replica: "ReplicaLoad"
+    node: "NodeLoad"
+    options: Options  # as they reach the engine
+    dispatched_s: float
+    first_due_s: float
+    prompt: float
+    cached: float
+    output: float
+    prefill_s: float  # predicted, without the node's bias
+    step_s: float  # predicted, without the node's bias
+    stall_s: float
+    is_cold: bool
+    is_cache_known: bool
+    is_probe: bool  # one more than the known slots, to learn of another
+    number: int = 0  # of all requests started on the node
+    first_byte_s: float = -1.0
+    tokens: int = 0
+    is_alone: bool = True
+    is_prefill_clean: bool = True
+    overlapped: int = 0  # how many others still ran when its first byte came
+    progress_s: float = 0.0
+    dirty_s: float = 0.0
 
     def chunk_s(self) -> float:
         """What a chunk of its prompt takes alone."""

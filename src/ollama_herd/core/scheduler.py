@@ -382,26 +382,31 @@ class Scheduler:
         request, now_s = ask.request, ask.now_s
         replica = best.place.load
         node = replica.node
-        pace = node.pace
-        run = Running(request, replica, now_s)
+        pace, rates, running, output = node.pace, replica.rates, len(replica.running), ask.output
         ready_s = best.wait + best.load + best.context
-        run.options = options_at(best.place, ask.options)
-        run.is_probe = len(replica.running) >= replica.slots
-        run.first_due_s = now_s + ready_s + best.prefill
-        run.prompt = ask.prompt
-        run.output = ask.output
-        run.cached = best.cached
-        run.prefill_s = best.prefill / pace.bias_prefill
-        if ask.output:
-            run.step_s = best.decode / ask.output / pace.bias_decode
-        if best.context or not (replica.is_hot or replica.running):
-            replica.begin_loading(run.options, now_s + ready_s, now_s)
-            run.is_cold = True
+        options = options_at(best.place, ask.options)
+        is_cold = best.context > 0 or not (replica.is_hot or running)
+        run = Running(
+            request,
+            replica,
+            node,
+            options,
+            now_s,
+            now_s + ready_s + best.prefill,
+            ask.prompt,
+            best.cached,
+            output,
+            best.prefill / pace.bias_prefill,
+            best.decode / output / pace.bias_decode if output else 0.0,
+            rates.step_s * (1 + pace.alpha * (running - 1)) if running else 0.0,
+            is_cold,
+            is_cold or ask.chain != (),
+            running >= replica.slots,
+        )
+        if is_cold:
+            replica.begin_loading(options, now_s + ready_s, now_s)
         if request.keep_alive_s is not None:
             replica.keep_alive_s = request.keep_alive_s
-        run.is_cache_known = run.is_cold or bool(ask.chain)
-        if replica.running:
-            run.stall_s = replica.rates.step_s * (1 + pace.alpha * (len(replica.running) - 1))
         if ask.chain or (replica.mirror.slots and request.kind is not Kind.EMBED):
             replica.mirror.take(ask.chain, replica.slots, request.request_id, now_s)
         node.add_busy(best.prefill + best.decode, replica.slots)

@@ -17,7 +17,14 @@ from ollama_herd.core.load import Load
 from ollama_herd.core.node import Node
 from ollama_herd.core.predict import PREFILL_CHUNK, attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
-from ollama_herd.core.remaining import LEAST_S, ends_in_s, remaining_s, remaining_times, witnesses
+from ollama_herd.core.remaining import (
+    LEAST_S,
+    WITNESSES,
+    ends_in_s,
+    remaining_s,
+    remaining_times,
+    witnesses,
+)
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.runner import adopted_context, needs_reload
 
@@ -100,9 +107,10 @@ def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
         return price_any(place, ask)
     running = len(replica.running)
     if running:
-        is_counted = running <= SAMPLE or running < replica.slots  # else the wait is estimated
-        if is_counted and is_hot and len(node.active) == 1:
-            return _price_beside(place, ask, running)
+        is_free = running < replica.slots
+        # Behind more than the sample holds the wait is estimated.
+        if is_hot and len(node.active) == 1 and (is_free or running <= SAMPLE):
+            return (_price_beside if is_free else _price_behind)(place, ask, running)
     elif not node.in_flight and is_hot:
         return _price_idle(place, ask)
     elif node.loading is None:
@@ -160,42 +168,71 @@ def _with_load(priced: Priced, ask: Ask) -> None:
 
 
 def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
-    """Of a slot beside others of the same model, free or not: what every request on a busy fleet
-    asks of every node.
+    """Of a free slot beside others of the same model: what most requests on a busy fleet ask of
+    every node.
     """
+    replica, node, now_s = place.load, place.node, ask.now_s
+    rates, pace = replica.rates, node.pace
+    alpha, step_s, slow_decode = pace.alpha, rates.step_s, pace.slow_decode
+    batched = 1 + alpha * (running - 1)
+    stall = step_s * batched / PREFILL_CHUNK
+    prefill = ask.attention * rates.inv_prefill_s + ask.prompt * stall
+    decode = ask.output * step_s * (1 + alpha * running)
+    history = prefill + decode
+    decode *= slow_decode
+    prefill *= pace.slow_prefill
+    trend = prefill + decode - history
+    priced = Priced(place, 0.0, True, history, trend, 0.0, prefill, decode)  # noqa: FBT003
+    if replica.mirror.slots and ask.prompt:
+        _credit(priced, ask, 1, stall)
+        prefill = priced.prefill
+    rest_step_s, share, delay = step_s * batched * slow_decode, alpha / batched, 0.0
+    asked = replica.sample
+    if len(asked) > WITNESSES:
+        asked = asked[::2]
+    for run in asked:
+        if run.first_byte_s < 0 and run.first_due_s > now_s:
+            rest = run.output * rest_step_s + (run.first_due_s - now_s)
+        else:
+            rest = remaining_s(run, now_s, rest_step_s, node)
+        delay += prefill if prefill < rest else rest  # noqa: FURB136 - twice as fast as min()
+        delay += (decode if decode < rest else rest) * share  # noqa: FURB136
+    delay *= running / len(asked)
+    priced.affinity = OTHERS_WEIGHT * delay + node.busy_share * (prefill + decode)
+    priced.total = history + trend + priced.affinity + priced.prefix
+    return priced
+
+
+def _price_behind(place: Place, ask: Ask, running: int) -> Priced:
+    """Of the first slot that frees, where all are taken by requests of the same model."""
     replica, node, now_s = place.load, place.node, ask.now_s
     rates, pace, slots = replica.rates, node.pace, replica.slots
     alpha, step_s, slow_decode = pace.alpha, rates.step_s, pace.slow_decode
     rest_step_s = step_s * (1 + alpha * (running - 1)) * slow_decode
     rests = []
-    ahead = running - slots
-    for run in replica.sample if ahead >= 0 else witnesses(replica):
+    for run in replica.sample:
         if run.first_byte_s < 0 and run.first_due_s > now_s:
             rests.append(run.output * rest_step_s + (run.first_due_s - now_s))
         else:
             rests.append(remaining_s(run, now_s, rest_step_s, node))
-    wait = 0.0
+    wait = max(sorted(rests)[running - slots], LEAST_S)
     weight = running / len(rests)
-    if ahead >= 0:
-        wait = max(sorted(rests)[ahead], LEAST_S)
-        running = slots - 1
     prefill, decode = ask.attention * rates.inv_prefill_s, ask.output * step_s
     batched, stall = 1.0, 0.0
-    if running:
-        batched = 1 + alpha * (running - 1)
+    if slots > 1:
+        batched = 1 + alpha * (slots - 2)
         stall = step_s * batched / PREFILL_CHUNK
         prefill += ask.prompt * stall
-        decode *= 1 + alpha * running
+        decode *= 1 + alpha * (slots - 1)
     history = prefill + decode
     decode *= slow_decode
     prefill *= pace.slow_prefill
     trend = prefill + decode - history
-    priced = Priced(place, 0.0, ahead < 0, history, trend, 0.0, prefill, decode, wait)
+    priced = Priced(place, 0.0, False, history, trend, 0.0, prefill, decode, wait)  # noqa: FBT003
     if replica.mirror.slots and ask.prompt:
         _credit(priced, ask, 1, stall)
         prefill = priced.prefill
-    share = alpha / batched
-    delay = 0.0
+    share, delay = alpha / batched, 0.0
     for rest in rests:
         delay += prefill if prefill < rest else rest  # noqa: FURB136 - twice as fast as min()
         delay += (decode if decode < rest else rest) * share  # noqa: FURB136

@@ -30,18 +30,15 @@ LANE_LOOKS = 64
 LaneKey = tuple[int, str, int, int, tuple[tuple[str, int | bool], ...], str]
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """One request from arrival to its end: held, then granted, perhaps held again."""
 
-    __slots__ = ("blamed", "estimate_s", "excluded", "likely", "request", "stranded_s")
-
-    def __init__(self, request: InferenceRequest, estimate_s: float) -> None:
-        self.request = request
-        self.estimate_s = estimate_s  # shortest service time anywhere
-        self.excluded: frozenset[SlotKey] = frozenset()
-        self.blamed: tuple[SlotKey, ...] = ()  # answered with errors so far
-        self.likely: SlotKey | None = None  # where it would go as things stand
-        self.stranded_s: float | None = None  # since when no node can take it
+    request: InferenceRequest
+    estimate_s: float  # shortest service time anywhere
+    excluded: frozenset[SlotKey] = frozenset()
+    blamed: tuple[SlotKey, ...] = ()  # answered with errors so far
+    likely: SlotKey | None = None  # where it would go as things stand
+    stranded_s: float | None = None  # since when no node can take it
 
     def twin(self, twin_id: str, silent: SlotKey) -> "Pending":
         """The same request under another id, for a replica other than the silent one."""

@@ -58,38 +58,25 @@ class Relayed(msgspec.Struct, frozen=True):
 _WHOLE = Relayed(whole=True)
 
 
-class Call:
-    """What is sent to the engine, and how its answer goes on."""
+class Call(msgspec.Struct, eq=False):
+    """What is sent to the engine, and how its answer goes on.
 
-    __slots__ = (
-        "_translation",
-        "body",
-        "dialect",
-        "engine_endpoint",
-        "framed_by_length",
-        "head",
-        "is_stream",
-        "long_body",
-    )
+    `long_body` stands for a `body` that is too long to be held.
+    """
 
-    def __init__(
-        self,
-        head: bytes,
-        body: bytes,
-        engine_endpoint: Endpoint,
-        *,
-        translation: Translation | None = None,
-        long_body: LongBody | None = None,
-    ) -> None:
-        """`long_body` stands for a `body` that is too long to be held."""
-        self.long_body = long_body
-        self.head = head
-        self.body = body
-        self.engine_endpoint = engine_endpoint
-        self.dialect = engine_endpoint.dialect if translation is None else translation.dialect
-        self.is_stream = False
-        self.framed_by_length = False
-        self._translation = translation
+    head: bytes
+    body: bytes
+    engine_endpoint: Endpoint
+    translation: Translation | None = None
+    long_body: LongBody | None = None
+    is_stream: bool = False
+    framed_by_length: bool = False
+
+    @property
+    def dialect(self) -> Dialect:
+        """Of what the client gets."""
+        translation = self.translation
+        return self.engine_endpoint.dialect if translation is None else translation.dialect
 
     def send(
         self, upstream: Upstream, address: EngineAddress, patience: Patience | None = None
@@ -103,7 +90,7 @@ class Call:
         self, connection: EngineConnection, reply: Reply, headers: Callable[[], Headers]
     ) -> Relayed | None:
         """Send an answer on that came in one piece, as short ones do; None where it did not."""
-        if not connection.complete or self._translation is not None or connection.length is None:
+        if not connection.complete or self.translation is not None or connection.length is None:
             return None
         self.is_stream = connection.content_type.startswith(_STREAMS)
         self.framed_by_length = True
@@ -119,8 +106,8 @@ class Call:
 
         `headers` are made when the head is sent: what is not streamed may still be retried.
         """
-        if self._translation is not None:
-            return await self._translate(self._translation, connection, reply, headers)
+        if self.translation is not None:
+            return await self._translate(self.translation, connection, reply, headers)
         self.is_stream = connection.content_type.startswith(_STREAMS)
         self.framed_by_length = connection.length is not None
         if self.is_stream and not self.framed_by_length:
@@ -221,7 +208,7 @@ class Call:
 
     def translator(self, connection: EngineConnection) -> Callable[[bytes], bytes]:
         """What turns the engine's body into that of the client's dialect."""
-        translation = self._translation
+        translation = self.translation
         if translation is None:
             return _as_it_is
         translation.head(connection.status, connection.content_type.decode("latin-1"))
@@ -229,11 +216,11 @@ class Call:
 
     def translated_end(self) -> bytes:
         """The last bytes in the client's dialect, after the engine's last."""
-        return b"" if self._translation is None else self._translation.end(now_s())
+        return b"" if self.translation is None else self.translation.end(now_s())
 
     def failure(self, status: int, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
         """An engine's failed answer, read whole, as its client would see it."""
-        translation = self._translation
+        translation = self.translation
         if translation is None:
             return status, headers, body
         translation.head(status, "application/json")

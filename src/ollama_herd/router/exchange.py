@@ -9,6 +9,7 @@ from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, render
 from ollama_herd.api.parse import ParsedBody
 from ollama_herd.api.wishes import tags_of, trace_parent_of
+from ollama_herd.clock import monotonic_s
 from ollama_herd.core.abilities import purpose
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.request import Kind, OutcomeKind
@@ -101,7 +102,7 @@ class Exchange:
         self.endpoint = endpoint
         self.head = head
         self.reply = reply
-        self.journal = Journal(f"{_run_id}-{next(_numbers)}")
+        self.journal = Journal(f"{_run_id}-{next(_numbers)}", monotonic_s())
         if head.has_wishes:
             self.journal.tags = tags_of(head.headers)
             self.journal.trace_parent = trace_parent_of(head.headers)

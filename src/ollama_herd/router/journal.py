@@ -1,5 +1,7 @@
 """What one request leaves behind while it is served; becomes its Trace."""
 
+import msgspec
+
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.clock import monotonic_s, now_s
 from ollama_herd.core.request import (
@@ -17,52 +19,29 @@ CLIENT_LEFT = 499
 """Status of a request whose client left before it got one, as nginx and Ollama log it."""
 
 
-class Journal:
+class Journal(msgspec.Struct, eq=False):
     """Written by the request path only. Times are ms since the request had arrived whole."""
 
-    __slots__ = (
-        "_candidate",
-        "arrived_s",
-        "attempt_ms",
-        "attempts",
-        "continued",
-        "decision",
-        "earlier",
-        "error",
-        "first_byte_ms",
-        "hedged",
-        "key_name",
-        "queue_ms",
-        "refusal",
-        "request",
-        "request_id",
-        "status",
-        "tags",
-        "trace_parent",
-        "ttft_ms",
-        "usage",
-    )
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.arrived_s = monotonic_s()
-        self.request: InferenceRequest | None = None  # until its body has been read
-        self.decision: RouteDecision | None = None  # of the attempt under way, else the last one
-        self.earlier: tuple[RouteDecision, ...] = ()  # of the other attempts
-        self.attempts: list[Attempt] = []
-        self.queue_ms = 0.0
-        self.ttft_ms = -1.0  # of the answer
-        self.first_byte_ms = -1.0  # of the attempt under way
-        self.status = CLIENT_LEFT
-        self.error = ""
-        self.usage: Usage | None = None
-        self.refusal: Refusal | None = None
-        self.tags: tuple[str, ...] = ()
-        self.hedged = self.continued = False
-        self.trace_parent = ""  # of the client's own span
-        self.key_name = ""  # of the client's API key
-        self._candidate: Candidate | None = None
-        self.attempt_ms = 0.0  # when the attempt under way began
+    request_id: str
+    arrived_s: float
+    request: InferenceRequest | None = None  # until its body has been read
+    decision: RouteDecision | None = None  # of the attempt under way, else the last one
+    earlier: tuple[RouteDecision, ...] = ()  # of the other attempts
+    attempts: tuple[Attempt, ...] = ()
+    queue_ms: float = 0.0
+    ttft_ms: float = -1.0  # of the answer
+    first_byte_ms: float = -1.0  # of the attempt under way
+    status: int = CLIENT_LEFT
+    error: str = ""
+    usage: Usage | None = None
+    refusal: Refusal | None = None
+    tags: tuple[str, ...] = ()
+    hedged: bool = False
+    continued: bool = False
+    trace_parent: str = ""  # of the client's own span
+    key_name: str = ""  # of the client's API key
+    attempt_ms: float = 0.0  # when the attempt under way began
+    _candidate: Candidate | None = None
 
     def since_ms(self) -> float:
         return (monotonic_s() - self.arrived_s) * 1000.0
@@ -129,19 +108,18 @@ class Journal:
     ) -> None:
         """An attempt has ended: the one under way, or one that was made beside it."""
         replica = candidate.replica
-        self.attempts.append(
-            Attempt(
-                replica.node_id,
-                replica.engine_id,
-                replica.model.name,
-                outcome,
-                status,
-                started_ms,
-                self.first_byte_ms if self._candidate is None else -1.0,
-                (monotonic_s() - self.arrived_s) * 1000.0,  # its end
-                detail,
-            )
+        attempt = Attempt(
+            replica.node_id,
+            replica.engine_id,
+            replica.model.name,
+            outcome,
+            status,
+            started_ms,
+            self.first_byte_ms if self._candidate is None else -1.0,
+            (monotonic_s() - self.arrived_s) * 1000.0,  # its end
+            detail,
         )
+        self.attempts = (*self.attempts, attempt) if self.attempts else (attempt,)
 
     @property
     def node_id(self) -> str:
@@ -196,7 +174,7 @@ class Journal:
             self.status,
             self.error,
             self.decision,
-            tuple(self.attempts),
+            self.attempts,
             self.usage,
             self.refusal,
             last.model if last is not None else "",
