@@ -56,7 +56,7 @@ def snapshot(*reports, fleet: Fleet | None = None, **more) -> Snapshot:
 def tallied(traces: Iterable[Trace]):
     tally = Tally()
     for one in traces:
-        tally.add(one, NOW)
+        tally.add([one], NOW)
     return tally.recent(NOW)
 
 

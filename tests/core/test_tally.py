@@ -4,25 +4,17 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_herd.core.counts import Counts, Histogram
 from ollama_herd.core.request import OutcomeKind, Refusal, RefusalKind, Usage
-from ollama_herd.core.tally import (
-    MAX_MODELS,
-    MAX_PLACES,
-    OTHER,
-    STEP_S,
-    WINDOW_STEPS,
-    Counts,
-    Histogram,
-    Key,
-    Tally,
-)
+from ollama_herd.core.tally import MAX_MODELS, MAX_PLACES, OTHER, STEP_S, WINDOW_STEPS, Key, Tally
+from ollama_herd.core.trace import Trace
 from tests.store.samples import attempt, trace
 
 
 def tallied(*traces, now_s=0.0):
     tally = Tally()
     for one in traces:
-        tally.add(one, now_s)
+        tally.add([one], now_s)
     return tally
 
 
@@ -109,7 +101,7 @@ def test_what_is_recent_moves_on_and_totals_stay() -> None:
     tally = Tally()
     steps = WINDOW_STEPS + 3
     for step in range(steps):
-        tally.add(trace(), step * STEP_S)
+        tally.add([trace()], step * STEP_S)
     (recent,) = tally.recent((steps - 1) * STEP_S).by_place.values()
     assert recent.requests == WINDOW_STEPS
     assert only(tally).requests == steps
@@ -123,13 +115,45 @@ def test_loads_and_cut_prompts_are_noticed() -> None:
     assert (counts.loads, counts.load_s, counts.slow_loads) == (1, 4.0, 0)
 
 
+_ENDS = st.sampled_from(
+    [
+        trace(),
+        trace(status=404, error="not_found"),
+        trace(status=200, error="truncated", usage=None),
+        trace(status=499, error="client_left", ttft_ms=-1.0),
+        trace(usage=Usage(prompt_tokens=40, output_tokens=9, load_ms=4000.0)),
+        trace(usage=Usage(done_reason="length"), node_id="node-b"),
+        trace(attempts=(attempt(OutcomeKind.SILENT, node_id="node-b"), attempt()), hedged=True),
+        trace(attempts=(), node_id="", refusal=Refusal(RefusalKind.NO_NODE, "x"), status=503),
+    ]
+)
+
+
+@given(st.lists(_ENDS, max_size=20))
+def test_it_makes_no_difference_how_many_are_counted_at_once(traces: list[Trace]) -> None:
+    together = Tally()
+    together.add(traces, 0.0)
+    alone = tallied(*traces).totals()
+    assert together.totals().keys() == alone.keys()
+    for key, counts in together.totals().items():
+        assert _figures(counts) == _figures(alone[key])
+
+
+def _figures(counts: Counts) -> dict[str, object]:
+    figures = {}
+    for name in Counts.__slots__:
+        value = getattr(counts, name)
+        is_histogram = isinstance(value, Histogram)
+        figures[name] = (value.slots, round(value.total, 6)) if is_histogram else value
+    return figures
+
+
 @given(st.lists(st.floats(0, 1e6)), st.lists(st.floats(0, 1e6)))
 def test_histograms_add_up(left: list[float], right: list[float]) -> None:
     bounds = (0.5, 1.0, 100.0)
     one, other, both = Histogram(bounds), Histogram(bounds), Histogram(bounds)
     for values, histogram in ((left, one), (right, other), (left + right, both)):
-        for value in values:
-            histogram.add(value)
+        histogram.add(values)
     one.merge(other)
     assert one.slots == both.slots
     assert one.count == len(left) + len(right)

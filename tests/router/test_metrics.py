@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from ollama_herd.core.tally import TTFT_BUCKETS_S
+from ollama_herd.core.counts import TTFT_BUCKETS_S
 from tests.e2e.processes import Herd, wait_until
 from tests.fakes.state import Fault
 from tests.web.fleet import fleet

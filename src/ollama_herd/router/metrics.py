@@ -17,12 +17,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from ollama_herd.core.counts import Counts, Histogram
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.health.values import RANK, Health
 from ollama_herd.core.health.words import plain
 from ollama_herd.core.node import Node, NodeStatus
 from ollama_herd.core.queue import QueueView
-from ollama_herd.core.tally import Counts, Histogram, Key
+from ollama_herd.core.tally import Key
 from ollama_herd.store.traces import TraceHealth
 
 PREFIX = "herd_"

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ollama_herd.core.counts import TOKEN_BUCKETS_S, TOTAL_BUCKETS_S, TTFT_BUCKETS_S, WAIT_BUCKETS_S
 from ollama_herd.core.request import Attempt, Dialect, Kind, OutcomeKind
-from ollama_herd.core.tally import TOKEN_BUCKETS_S, TOTAL_BUCKETS_S, TTFT_BUCKETS_S, WAIT_BUCKETS_S
 from ollama_herd.core.trace import Trace
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from ollama_herd.clock import monotonic_s, now_s
+from ollama_herd.core.counts import Counts
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.health.history import LoadLog
 from ollama_herd.core.health.tracking import Tracked, health, look, track
@@ -29,7 +30,7 @@ from ollama_herd.core.health.values import (
     Transition,
 )
 from ollama_herd.core.queue import QueueView
-from ollama_herd.core.tally import WINDOW_MINUTES, Counts, Key, Tally
+from ollama_herd.core.tally import WINDOW_MINUTES, Key, Tally
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.errors import StoreError
 from ollama_herd.store.traces import TraceHealth
@@ -37,7 +38,7 @@ from ollama_herd.store.traces import TraceHealth
 COUNT_S = 1.0
 """How often ended requests are counted."""
 
-COUNTED_AT_ONCE = 16
+COUNTED_AT_ONCE = 256
 """Ended requests that are counted together on the event loop."""
 
 LOOK_EVERY = 4
@@ -153,11 +154,11 @@ class Watch:
             self._count_ended()
 
     def _count_ended(self) -> None:
-        now, ended, add, export = monotonic_s(), self._ended, self._tally.add, self._export
-        for _ in range(len(ended)):
-            trace = ended.popleft()
-            add(trace, now)
-            if export is not None:
+        ended, export = self._ended, self._export
+        traces = [ended.popleft() for _ in range(len(ended))]
+        self._tally.add(traces, monotonic_s())
+        if export is not None:
+            for trace in traces:
                 export(trace)
 
     def _snapshot(self) -> Snapshot:
