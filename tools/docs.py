@@ -1,4 +1,5 @@
-"""Writes the generated pages of docs/ from their `.in.md` and the code: `make docs`.
+"""Writes what is made from the code: pages of docs/ from their `.in.md`, and the words that the
+dashboard has for signals and outcomes. `make docs`.
 
 A `.in.md` page is Markdown with two kinds of marks: a line `<!-- part: NAME words -->` becomes a
 part of `parts.PARTS`, and `{{config.ROUTER_PORT}}` or `{{RouterSettings.drain_s}}` a value.
@@ -11,21 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ollama_herd.config import NodeSettings, RouterSettings
-from tools.parts import PARTS, default_of
+from tools.parts import PARTS, default_of, meanings
 from tools.sources import ROOT
 
 DOCS = ROOT / "docs"
+MEANINGS = ROOT / "web" / "src" / "lib" / "meanings.json"
 
 _PART = re.compile(r"^<!-- part: (\w+)((?: [\w./]+)*) -->$", re.MULTILINE)
 _VALUE = re.compile(r"\{\{([\w.]+)\}\}")
 
 
 def pages() -> Mapping[Path, str]:
-    """Each generated page and what it should hold."""
-    return {
+    """Each generated file and what it should hold."""
+    made = {
         path.with_name(path.name.removesuffix(".in.md") + ".md"): render(path)
         for path in sorted(DOCS.rglob("*.in.md"))
     }
+    made[MEANINGS] = meanings()
+    return made
 
 
 def render(template: Path) -> str:
@@ -50,17 +54,17 @@ def _value(path: str) -> str:
 def main() -> int:
     """Write what differs; with `--check` only say so, and end with 1."""
     is_check = sys.argv[1:] == ["--check"]
-    stale = [
-        path
+    stale = {
+        path: text
         for path, text in pages().items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    for path in stale:
+    }
+    for path, text in stale.items():
         name = path.relative_to(ROOT)
         if is_check:
             sys.stderr.write(f"{name} is not what the code gives: run make docs\n")
             continue
-        path.write_text(render(path.with_name(path.stem + ".in.md")), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"wrote {name}\n")
     return 1 if is_check and stale else 0
 

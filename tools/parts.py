@@ -1,6 +1,7 @@
 """The generated parts of the documentation, each made from the code it describes."""
 
 import enum
+import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from ollama_herd.api import translate_options
 from ollama_herd.cli.agent import app as node_cli
 from ollama_herd.cli.commands import app as herd_cli
 from ollama_herd.config import NodeSettings, RouterSettings, Settings, default_text, flag_of
-from ollama_herd.core.decision import Cost
+from ollama_herd.core.decision import Cost, Eliminated
 from ollama_herd.core.fleet import STATUS_TRANSITIONS, Fleet
 from ollama_herd.core.health.checks import CHECKS
 from ollama_herd.core.health.values import Health, Severity
@@ -31,6 +32,7 @@ from ollama_herd.core.node import (
     Vitals,
 )
 from ollama_herd.core.queue import QueueView
+from ollama_herd.core.request import OutcomeKind
 from ollama_herd.router.metrics import Readings, families
 from ollama_herd.store.schema import metadata
 from ollama_herd.store.traces import TraceHealth
@@ -126,12 +128,30 @@ def enumeration(path: str) -> str:
 
 def signals() -> str:
     """The terms of a candidate's cost."""
-    rows = [
-        [member.name.removesuffix("_ms").replace("_", " "), f"`{member.name}`", member.comment]
+    rows = [[name, f"`{field}`", meaning] for field, name, meaning in _terms()]
+    return table(["signal", "field of the decision", "what it costs"], rows)
+
+
+def _terms() -> list[tuple[str, str, str]]:
+    """Field, name and meaning of each signal."""
+    return [
+        (member.name, member.name.removesuffix("_ms").replace("_", " "), member.comment)
         for member in members(Cost)
         if member.name != "total_ms"
     ]
-    return table(["signal", "field of the decision", "expected ms of"], rows)
+
+
+def meanings() -> str:
+    """What the dashboard says of signals, of places left out, and of how attempts ended: JSON."""
+    told: dict[str, object] = {
+        "signals": [
+            {"field": field, "name": name.capitalize(), "meaning": meaning}
+            for field, name, meaning in _terms()
+        ]
+    }
+    for key, kind in (("eliminated", Eliminated), ("outcomes", OutcomeKind)):
+        told[key] = {str(member.value): member.comment for member in members(kind)}
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
 def settings(name: str) -> str:

@@ -175,7 +175,7 @@ describe("decisions", () => {
       queue_depth_ms: 0.01,
     };
     const { plus, minus } = terms(cost);
-    expect(plus.map((term) => term.signal.name)).toEqual(["Loading"]);
+    expect(plus.map((term) => term.signal.name)).toEqual(["Loaded state"]);
     expect(minus.map((term) => term.ms)).toEqual([-30]);
     expect(reach(cost)).toBe(100);
   });

@@ -12,36 +12,37 @@ from ollama_herd.core.node import Replica
 
 
 class Eliminated(enum.StrEnum):
-    """Why a replica cannot take a request; also a metric label."""
+    """Why a replica cannot take a request; also a metric label. Comments are shown to people."""
 
     OFFLINE = "offline"  # its node is silent or said goodbye
     DRAINING = "draining"  # its node takes no new requests
-    QUIET_HOURS = "quiet_hours"  # by its own settings it takes none at this time of the week
-    ENGINE_ERROR = "engine_error"  # the agent cannot use the engine now
-    DOES_NOT_FIT = "does_not_fit"  # larger than the machine's whole memory
-    MISSING_CAPABILITY = "missing_capability"  # the model does something else than was asked
+    QUIET_HOURS = "quiet_hours"  # by its own settings it takes no requests at this time of the week
+    ENGINE_ERROR = "engine_error"  # its agent cannot use the engine now
+    DOES_NOT_FIT = "does_not_fit"  # the model is larger than the machine's whole memory
+    MISSING_CAPABILITY = "missing_capability"  # the model there does something else than was asked
     DIGEST_CONFLICT = "digest_conflict"  # another model under the same name
     CLOUD_MODEL = "cloud_model"  # its engine would send the prompt out of the network
     ALREADY_TRIED = "already_tried"  # an attempt of this request failed there
     UNREACHABLE = "unreachable"  # a connection failed since the node's last report
-    FAILING = "failing"  # failed in a row what other replicas answered
+    FAILING = "failing"  # failed in a row what others answered
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):
     """Expected cost of one candidate in ms, by signal; `total_ms` is their sum.
 
-    The seven signals of the product and the eighth, in the order people read them.
+    The seven signals of the product and the eighth, in the order people read them. The comments are
+    shown as they stand: in the docs, and in the dashboard as what each term means.
     """
 
     total_ms: float
-    loaded_state_ms: float = 0.0  # load if cold
-    memory_fit_ms: float = 0.0  # evictions it would force
-    queue_depth_ms: float = 0.0  # work ahead
-    latency_history_ms: float = 0.0  # prefill and decode at learned rates
-    role_affinity_ms: float = 0.0  # delay to others, scarce machine kept free
+    loaded_state_ms: float = 0.0  # the model is not in memory there: its load
+    memory_fit_ms: float = 0.0  # other models would have to leave
+    queue_depth_ms: float = 0.0  # work that is ahead of the request
+    latency_history_ms: float = 0.0  # prompt and answer at the learned rates
+    role_affinity_ms: float = 0.0  # delay for others, a scarce machine kept free
     availability_trend_ms: float = 0.0  # slower now, or by the user who usually works at this hour
-    context_fit_ms: float = 0.0  # reload for another context length
-    prefix_affinity_ms: float = 0.0  # prefill saved (negative), cache lost
+    context_fit_ms: float = 0.0  # a reload for another context length
+    prefix_affinity_ms: float = 0.0  # prompt already cached there (less), or a cache lost
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

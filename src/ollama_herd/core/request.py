@@ -62,17 +62,17 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class OutcomeKind(enum.StrEnum):
-    """How an attempt on one replica ended; also a metric label."""
+    """How an attempt on one replica ended; also a metric label. Comments are shown to people."""
 
     COMPLETED = "completed"  # a whole answer
-    CLIENT_ERROR = "client_error"  # the engine's 4xx, passed on
-    ENGINE_ERROR = "engine_error"  # the engine's 5xx
-    ENGINE_BUSY = "engine_busy"  # the engine's 503
+    CLIENT_ERROR = "client_error"  # the engine refused the request (4xx), which is the answer
+    ENGINE_ERROR = "engine_error"  # the engine failed (5xx)
+    ENGINE_BUSY = "engine_busy"  # the engine was busy (503)
     UNREACHABLE = "unreachable"  # no connection
     CLOSED_EARLY = "closed_early"  # closed or reset before the first byte
-    GARBAGE = "garbage"  # not HTTP
+    GARBAGE = "garbage"  # what came was not HTTP
     SILENT = "silent"  # nothing came in time
-    TRUNCATED = "truncated"  # ended without its end marker
+    TRUNCATED = "truncated"  # broke off before its end marker
     CANCELLED = "cancelled"  # the client left
 
 
