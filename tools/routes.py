@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ollama_herd.api.endpoints import INFERENCE
+from ollama_herd.api.endpoints import INFERENCE, Endpoint
+from ollama_herd.api.parse import ParsedBody, read_request
 from ollama_herd.config import RouterSettings
 from ollama_herd.router.app import Herd
 from ollama_herd.router.live import LiveSettings
@@ -29,12 +30,21 @@ def endpoints() -> str:
                 f"`POST {row.path}`",
                 row.kind.value,
                 row.dialect.value,
-                "yes" if row.streams_by_default else "no",
+                "yes" if _streams(row) else "no",
                 _served_by(row.path),
             ]
             for row in INFERENCE.values()
         ],
     )
+
+
+_SILENT_ON_STREAM = b'{"model":"m","messages":[{}],"prompt":"p","input":"p","max_tokens":1}'
+
+
+def _streams(row: Endpoint) -> bool:
+    """What a request gets that does not say."""
+    parsed = read_request(row, _SILENT_ON_STREAM)
+    return isinstance(parsed, ParsedBody) and parsed.stream
 
 
 def _served_by(path: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from ollama_herd.api.endpoints import INFERENCE, MEDIA
 from ollama_herd.api.errors import ApiError
 from ollama_herd.core.access import Excess, Scope
 
@@ -24,11 +25,8 @@ _OPEN = frozenset(
 """Paths that need no key: they tell nothing, or ask for something else."""
 
 _INFERENCE = frozenset(
-    f"/api/{name}"
-    for name in (
-        *("chat", "generate", "embed", "embeddings", "generate-image", "transcribe"),
-        *("tags", "ps", "show", "status", "me", "image-models"),
-    )
+    [row.path for row in (*INFERENCE.values(), *MEDIA.values())]
+    + [f"/api/{name}" for name in ("tags", "ps", "show", "status", "me", "image-models")]
 )
 
 

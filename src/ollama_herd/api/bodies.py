@@ -1,4 +1,4 @@
-"""The fields of request bodies, as the fast parser wants them and as Ollama's Go types name them.
+"""The fields of request bodies, as the fast parser wants them, and what is wrong with one.
 
 Each Struct lists every documented key of its dialect, because an unknown one (it may be a known
 one in another case, which Ollama takes as well) sends a body to the lenient reader. What routing
@@ -164,71 +164,6 @@ BODIES: Mapping[Dialect, type[Body]] = MappingProxyType(
 )
 
 
-class GoType(msgspec.Struct, frozen=True):
-    """A field as encoding/json names it in an error; `first` are the bytes its values begin with.
-
-    null is taken for every type and changes nothing.
-    """
-
-    name: str
-    first: bytes
-
-
-_STRING = GoType("string", b'"')
-_BOOL = GoType("bool", b"tf")
-_INT = GoType("int", b"-0123456789")
-_MAP = GoType("map[string]interface {}", b"{")
-
-_DIGESTS = GoType("map[string]string", b"{")
-_FILES = ("files", "adapters", "draft_files")
-_NAMED = {"model": _STRING, "name": _STRING}
-_TRANSFER = {**_NAMED, "stream": _BOOL, "insecure": _BOOL}
-
-_OLLAMA_COMMON = {"model": _STRING, "options": _MAP}
-_GO_TYPES: Mapping[str, tuple[str, Mapping[str, GoType]]] = MappingProxyType(
-    {
-        "/api/chat": (
-            "api.ChatRequest",
-            {**_OLLAMA_COMMON, "messages": GoType("[]api.Message", b"["), "stream": _BOOL},
-        ),
-        "/api/generate": (
-            "api.GenerateRequest",
-            {**_OLLAMA_COMMON, "prompt": _STRING, "stream": _BOOL},
-        ),
-        "/api/embed": ("api.EmbedRequest", _OLLAMA_COMMON),
-        "/api/embeddings": ("api.EmbeddingRequest", {**_OLLAMA_COMMON, "prompt": _STRING}),
-        "/api/show": ("api.ShowRequest", {**_NAMED, "verbose": _BOOL}),
-        "/api/delete": ("api.DeleteRequest", _NAMED),
-        "/api/copy": ("api.CopyRequest", {"source": _STRING, "destination": _STRING}),
-        "/api/pull": ("api.PullRequest", _TRANSFER),
-        "/api/push": ("api.PushRequest", _TRANSFER),
-        "/api/create": (
-            "api.CreateRequest",
-            {**_NAMED, "stream": _BOOL, "from": _STRING, **dict.fromkeys(_FILES, _DIGESTS)},
-        ),
-        "/v1/chat/completions": (
-            "openai.ChatCompletionRequest",
-            {"model": _STRING, "messages": GoType("[]openai.Message", b"["), "stream": _BOOL},
-        ),
-        "/v1/completions": ("openai.CompletionRequest", {"model": _STRING, "stream": _BOOL}),
-        "/v1/embeddings": ("openai.EmbedRequest", {"model": _STRING}),
-        "/v1/responses": ("openai.ResponsesRequest", {"model": _STRING, "stream": _BOOL}),
-        "/v1/messages": (
-            "anthropic.MessagesRequest",
-            {
-                "model": _STRING,
-                "max_tokens": _INT,
-                "messages": GoType("[]anthropic.MessageParam", b"["),
-                "stream": _BOOL,
-            },
-        ),
-    }
-)
-"""The Go types of Ollama 0.33 (api/types.go, openai, anthropic) of the fields that routing reads.
-
-A `prompt` of /v1/completions is not held to Ollama's type: other engines take lists.
-"""
-
 _VALUE_NAMES = {ord('"'): "string", ord("{"): "object", ord("["): "array"} | dict.fromkeys(
     b"tf", "bool"
 )
@@ -257,15 +192,14 @@ _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 
 def wrong_type(endpoint: Endpoint, field: str, raw: msgspec.Raw) -> str:
     """Go's words when `raw` has not the type of `field`; "" when it has or is not looked at."""
-    holder, types = _GO_TYPES[endpoint.path]
-    wanted = types.get(field)
+    wanted = endpoint.go.field(field)
     first = first_byte(raw)
     if wanted is None or first in wanted.first or first == ord("n"):
         return ""
     found = _VALUE_NAMES.get(first, "number")
     return (
         f"json: cannot unmarshal {found} into Go struct field "
-        f"{holder.partition('.')[2]}.{field} of type {wanted.name}"
+        f"{endpoint.go.name.partition('.')[2]}.{field} of type {wanted.name}"
     )
 
 
@@ -274,7 +208,7 @@ def wrong_top_level(endpoint: Endpoint, first: int) -> str:
     if first == ord("n"):
         return ""
     found = _VALUE_NAMES.get(first, "number")
-    return f"json: cannot unmarshal {found} into Go value of type {_GO_TYPES[endpoint.path][0]}"
+    return f"json: cannot unmarshal {found} into Go value of type {endpoint.go.name}"
 
 
 KEEP_FOREVER = math.inf

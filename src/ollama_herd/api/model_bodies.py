@@ -13,21 +13,33 @@ import msgspec
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, is_model_name
 from ollama_herd.api.gojson import encode_string
+from ollama_herd.api.gotypes import BOOL, DIGESTS, STRING, GoType, go_body
 from ollama_herd.api.lenient import Members, read_members, without_member
 from ollama_herd.core.request import Dialect, Kind
 
+_NAMED: Mapping[str, GoType] = {"model": STRING, "name": STRING}
+_TRANSFER: Mapping[str, GoType] = {**_NAMED, "stream": BOOL, "insecure": BOOL}
+_FILES = ("files", "adapters", "draft_files")
+
+_CALLS = (
+    ("/api/show", go_body("api.ShowRequest", **_NAMED, verbose=BOOL)),
+    ("/api/delete", go_body("api.DeleteRequest", **_NAMED)),
+    ("/api/copy", go_body("api.CopyRequest", source=STRING, destination=STRING)),
+    ("/api/pull", go_body("api.PullRequest", **_TRANSFER)),
+    ("/api/push", go_body("api.PushRequest", **_TRANSFER)),
+    (
+        "/api/create",
+        go_body(
+            "api.CreateRequest",
+            **_NAMED,
+            stream=BOOL,
+            **{"from": STRING},
+            **dict.fromkeys(_FILES, DIGESTS),
+        ),
+    ),
+)
 _ENDPOINTS = MappingProxyType(
-    {
-        path: Endpoint(path, Kind.GENERATE, Dialect.OLLAMA)
-        for path in (
-            "/api/show",
-            "/api/delete",
-            "/api/copy",
-            "/api/pull",
-            "/api/push",
-            "/api/create",
-        )
-    }
+    {path: Endpoint(path, Kind.GENERATE, Dialect.OLLAMA, go=go) for path, go in _CALLS}
 )
 
 _PLAIN_SHOW = frozenset({"model", "name", "verbose", "node"})
@@ -107,7 +119,7 @@ def _text(members: Members, key: str) -> str:
 
 def _digests(members: Members) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for key in ("files", "adapters", "draft_files"):
+    for key in _FILES:
         value = _plain(members.get(key))
         if isinstance(value, Mapping):
             found.update(dict.fromkeys(d for d in value.values() if isinstance(d, str)))

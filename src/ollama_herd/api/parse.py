@@ -52,7 +52,6 @@ class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     the client sent it with a Content-Encoding: that header must not go on. `prefix` are hashes of
     the prompt's blocks (`core.prefix.block_chain`); they are good in this process only. `tags` are
     what the body says it belongs to (`api.wishes`).
-    the prompt's blocks (`core.prefix.block_chain`); they are good in this process only.
     `work` and `media` are of requests for pictures and speech: how much there is to do, as in
     `core.request.InferenceRequest`, and what makes the call for a replica (`router/media.py`).
     """
@@ -343,22 +342,28 @@ def _named_load_options(values: tuple[int | bool | None, ...]) -> LoadOptions:
 _Decode = Callable[[bytes], Any]
 _Read = Callable[[Endpoint, Any, bytes], ParsedBody | ApiError]
 
-_READ_BY_PATH: Final[Mapping[str, _Read]] = MappingProxyType(
+_READ: Final[Mapping[tuple[Dialect, str], _Read]] = MappingProxyType(
     {
-        "/api/chat": _read_ollama,
-        "/api/generate": _read_ollama,
-        "/api/embed": _read_embed,
-        "/api/embeddings": _read_embed,
-        "/v1/chat/completions": _read_openai_chat,
-        "/v1/completions": _read_completion,
-        "/v1/embeddings": _read_openai_input,
-        "/v1/responses": _read_openai_input,
-        "/v1/messages": _read_anthropic,
+        (Dialect.OLLAMA, "messages"): _read_ollama,
+        (Dialect.OLLAMA, "prompt"): _read_ollama,
+        (Dialect.OPENAI, "messages"): _read_openai_chat,
+        (Dialect.OPENAI, "prompt"): _read_completion,
+        (Dialect.OPENAI, "input"): _read_openai_input,
+        (Dialect.ANTHROPIC, "messages"): _read_anthropic,
     }
 )
+"""By dialect and the key that holds the prompt."""
+
+
+def _reader(row: Endpoint) -> _Read:
+    if row.dialect is Dialect.OLLAMA and row.kind is Kind.EMBED:
+        return _read_embed
+    return _READ[row.dialect, row.prompt]
+
+
 _READERS: Final[Mapping[str, tuple[_Decode, _Read]]] = MappingProxyType(
     {
-        row.path: (msgspec.json.Decoder(BODIES[row.dialect]).decode, _READ_BY_PATH[row.path])
+        row.path: (msgspec.json.Decoder(BODIES[row.dialect]).decode, _reader(row))
         for row in INFERENCE.values()
     }
 )
