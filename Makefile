@@ -105,11 +105,15 @@ $(BIN)/python:
 		exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 
+SYNC = UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON_DOWNLOADS=never \
+	$(BIN)/uv sync --frozen --all-extras --all-groups --inexact
+
+# uv brings its own certificate authorities; a network that looks into TLS has one of its own.
 $(SYNCED): pyproject.toml uv.lock | $(BIN)/python
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON_DOWNLOADS=never \
-		$(BIN)/uv sync --frozen --all-extras --all-groups --inexact
+	$(SYNC) || { echo "Once more, with the certificates that this system trusts:"; \
+		UV_SYSTEM_CERTS=1 $(SYNC); }
 	@touch $@
 
 $(GGUF): | $(SYNCED)

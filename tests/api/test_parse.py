@@ -141,6 +141,10 @@ def test_options_of_odd_types_are_left_to_the_engine() -> None:
         ("-1m", math.inf),
         (None, None),
         (1e-12, 0),
+        (9e9, 9e9),
+        (1e10, math.inf),
+        (1e300, math.inf),
+        (10**300, math.inf),
     ],
 )
 def test_keep_alive(value: object, seconds: float | None) -> None:
@@ -160,6 +164,7 @@ def test_keep_alive(value: object, seconds: float | None) -> None:
         ("true", "Unsupported type: 'bool'"),
         ("[5]", "Unsupported type: '[]interface {}'"),
         ("{}", "Unsupported type: 'map[string]interface {}'"),
+        ("1e400", "json: cannot unmarshal number 1e400 into Go value of type float64"),
     ],
 )
 @pytest.mark.parametrize("endpoint", [CHAT, EMBED], ids=lambda endpoint: endpoint.path)

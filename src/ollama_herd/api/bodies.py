@@ -213,10 +213,15 @@ def wrong_top_level(endpoint: Endpoint, first: int) -> str:
 
 KEEP_FOREVER = math.inf
 
+_LONGEST_NS = 2**63
+"""From here on Go's durations, 64 bits of nanoseconds, have no room: some 292 years."""
+
 
 @lru_cache(maxsize=64)
 def keep_alive_s(value: str | float) -> float | str:
-    """Seconds that `keep_alive` asks for (`KEEP_FOREVER` when negative), or the text of its error.
+    """Seconds that `keep_alive` asks for, or the text of its error.
+
+    `KEEP_FOREVER` when negative, or for longer than a duration can say.
 
     api.Duration of Ollama: a number is seconds, a string is a Go duration.
     """
@@ -225,7 +230,8 @@ def keep_alive_s(value: str | float) -> float | str:
         if isinstance(ns, str):
             return ns
         return KEEP_FOREVER if ns < 0 else ns / 1e9
-    return KEEP_FOREVER if value < 0 else int(value * 1e9) / 1e9
+    ns = value * 1e9
+    return int(ns) / 1e9 if 0 <= ns < _LONGEST_NS else KEEP_FOREVER
 
 
 _THINK_LEVELS = ("high", "medium", "low", "max")

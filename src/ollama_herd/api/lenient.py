@@ -201,6 +201,9 @@ def _unmarshal_error(endpoint: Endpoint, key: str, raw: msgspec.Raw) -> str:
         return result if isinstance(result, str) else ""
     if value is None:
         return ""
+    if first_byte(raw) in b"-0123456789":
+        number = bytes(raw).decode("ascii", "replace")
+        return f"json: cannot unmarshal number {number} into Go value of type float64"
     type_name = _REFUSED_TYPES.get(first_byte(raw), "map[string]interface {}")
     return f"Unsupported type: '{type_name}'"
 
