@@ -113,6 +113,24 @@ def test_chunked_upload_in_pieces(pair: Pair) -> None:
     assert answer.body == pair.direct("a", "POST", "/api/chat", WHOLE).body
 
 
+OFFERS_HTTP2 = {
+    "Connection": "Upgrade, HTTP2-Settings",
+    "Upgrade": "h2c",
+    "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+}
+"""What Java's own client sends with its first request, and each Java library on top of it."""
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/api/show"])
+def test_an_offer_of_http2_is_answered_in_http1(pair: Pair, path: str) -> None:
+    with Client(pair.port) as client:
+        for offer in (OFFERS_HTTP2, {}, OFFERS_HTTP2):
+            client.ask("POST", path, WHOLE, offer)
+            answer = client.read()
+            assert answer.status == 200, answer.body
+            assert answer.json()
+
+
 def test_connection_close_is_honoured(pair: Pair) -> None:
     with Client(pair.port) as client:
         client.ask("POST", "/api/chat", CHAT, {"Connection": "close"})

@@ -96,3 +96,15 @@ def test_another_head_is_read_anew() -> None:
     assert second is not None
     assert second is not first
     assert (b"x-herd-priority", b"other") in second.headers
+
+
+def test_an_offer_of_another_protocol_is_left_alone() -> None:
+    reader = HeadReader("10.0.0.7")
+    head = reader.read(
+        b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 5\r\nAccept: */*\r\n\r\n"
+    )
+    assert head is not None
+    assert head.length == 5
+    assert reader.keeps_alive
+    assert head.for_engines() == b"accept: */*\r\n"

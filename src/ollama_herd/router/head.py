@@ -20,6 +20,7 @@ NOT_FOR_ENGINES = HOP_BY_HOP | {
     b"authorization",  # the client's key is for the herd, the engine's is ours
     b"x-api-key",
     b"cookie",
+    b"http2-settings",  # of an offer to go over to HTTP/2, which the herd does not take up
 }
 """Request headers that stop here; all others reach the engine."""
 
@@ -28,7 +29,7 @@ LENGTH_DIGITS = 12
 
 Gate = Callable[[Headers, str], Headers | ApiError]
 
-_HANDED_OVER = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+_HANDED_OVER = frozenset({b"transfer-encoding", b"expect"})
 _NOTED = _HANDED_OVER | FOR_THE_HERD
 _LENGTH = b"\r\ncontent-length:"
 
@@ -164,6 +165,8 @@ class HeadReader:
         parser = httptools.HttpRequestParser(head)
         try:
             parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # Java's client offers HTTP/2 with its first request
+            pass  # no server has to take it up (RFC 9110 §7.8): the answer is HTTP/1.1
         except httptools.HttpParserError:
             return None
         if head.odd or parser.get_http_version() != "1.1":
