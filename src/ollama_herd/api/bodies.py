@@ -230,8 +230,8 @@ def keep_alive_s(value: str | float) -> float | str:
         if isinstance(ns, str):
             return ns
         return KEEP_FOREVER if ns < 0 else ns / 1e9
-    ns = value * 1e9
-    return int(ns) / 1e9 if 0 <= ns < _LONGEST_NS else KEEP_FOREVER
+    number_ns = value * 1e9
+    return int(number_ns) / 1e9 if 0 <= number_ns < _LONGEST_NS else KEEP_FOREVER
 
 
 _THINK_LEVELS = ("high", "medium", "low", "max")
