@@ -102,3 +102,23 @@ async def test_llamacpp_closes_behind_a_stream_without_saying_so(
     connection.relay(lambda _data: None)
     assert await connection.ended()
     assert connection.is_reusable() is is_reusable
+
+
+async def test_a_body_that_reads_like_the_answer_before() -> None:
+    connection, _ = connected()
+    before = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    connection.data_received(before)
+    await head
+    assert await connection.read_all(10) == b"ok"
+    connection.let_go()
+    head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nIt said: ")
+    await head
+    got: list[bytes] = []
+    connection.relay(got.append)
+    rest = b"." * (1000 - len(b"It said: ") - len(before))
+    connection.data_received(before)
+    connection.data_received(rest)
+    assert await connection.ended()
+    assert b"".join(got) == b"It said: " + before + rest

@@ -295,9 +295,9 @@ class EngineConnection(asyncio.Protocol):
         if is_over or self._head is None or self._head_bytes > MAX_HEAD_BYTES:
             self._fail(OutcomeKind.GARBAGE, "the engine sent bytes that belong to no request")
             return
-        if not self._head_bytes and self._answered_as_before(data):
+        is_first = not self._head_bytes and not self.answered
+        if is_first and self._answered_as_before(data):
             return
-        is_first = not self._head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
