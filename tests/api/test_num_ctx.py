@@ -63,6 +63,11 @@ def test_what_makes_no_sense_is_left_to_the_engine(body):
     assert with_num_ctx(CHAT, body, 2048) == body
 
 
+def test_options_that_are_no_utf8_count_as_far_as_they_are():
+    told = with_num_ctx(CHAT, b'{"model":"m","options":{"\xff":1,"seed":"\xff"}}', 2048)
+    assert json.loads(told)["options"] == {"\ufffd": 1, "seed": "\ufffd", "num_ctx": 2048}
+
+
 def test_numbers_keep_their_spelling():
     body = b'{"model":"m","options":{"temperature":1.50,"seed":12345678901234567890}}'
     told = with_num_ctx(CHAT, body, 2048)

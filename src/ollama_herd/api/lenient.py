@@ -123,7 +123,7 @@ def with_num_ctx(endpoint: Endpoint, body: bytes, num_ctx: int) -> bytes:
         return body
     own = b'"num_ctx":%d' % num_ctx
     name = next((key for key in reversed(members) if _fold(key) == "options"), "options")
-    raw = bytes(members.get(name, b"{}")).strip()
+    raw = _valid_text(members.get(name, b"{}")).strip()
     if raw == b"null":
         raw = b"{}"
     try:
@@ -231,7 +231,7 @@ def _value(info: msgspec.structs.FieldInfo, raw: msgspec.Raw) -> Any:
         return _whole_number(_anything(raw)) if info.type == int | None else info.default
 
 
-def _valid_text(raw: msgspec.Raw) -> bytes:
+def _valid_text(raw: msgspec.Raw | bytes) -> bytes:
     """The bytes of a raw value, which may hold what is no UTF-8."""
     return bytes(raw).decode("utf-8", "replace").encode()
 

@@ -72,7 +72,7 @@ class Router:
         """JSON of this router; ends the process when it is another."""
         try:
             return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             fail(f"{self.url} is no herd of this version: {error}")
 
     def done(self, method: str, path: str, value: object = None) -> bytes:
@@ -163,7 +163,7 @@ def _reason(body: bytes) -> str:
     """What an error of ours, of Ollama's or of OpenAI's dialect says."""
     try:
         said = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         said = None
     reason = said.get("error") if isinstance(said, dict) else None
     if isinstance(reason, dict):

@@ -138,7 +138,7 @@ def asked_nodes(url: str, ca: Path | None = None) -> NodeList | Finding:
         )
     try:
         return msgspec.json.decode(body, type=NodeList)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return critical(
             "router-other-version",
             f"{url} answered {status}, not as a router of this version does",

@@ -90,7 +90,7 @@ def _engine(url: str) -> Finding:
 def _version(body: bytes) -> str:
     try:
         return msgspec.json.decode(body, type=_Version).version
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return "of unknown version"
 
 

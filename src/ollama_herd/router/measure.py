@@ -76,7 +76,7 @@ class Measuring:
         """Loads a model on one node, lets it read and write a little, and says how fast it was."""
         try:
             asked = msgspec.json.decode(await read_body(request, _MOST_BYTES, _BODY_S), type=_Asked)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return refused(400, "bad_body", f'send {{"model": NAME, "node": NAME}}: {error}')
         node = named_node(self._registry.fleet, asked.node)
         if isinstance(node, web.Response):

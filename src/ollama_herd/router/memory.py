@@ -7,6 +7,7 @@ costs memory, never a request.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -42,6 +43,8 @@ CLOSE_S = 2.0
 _PREDICTOR = "predictor"
 _PINS = "pins"
 
+_T = TypeVar("_T")
+
 
 class Memory:
     """Loaded before the router listens; written behind its back."""
@@ -72,16 +75,10 @@ class Memory:
         try:
             self.nodes = self._fleet_store.load()
             self.changed_settings = self.setting_store.load()
-            body = self._fleet_store.load_learned(_PREDICTOR)
-            if body is not None:
-                self.learned = msgspec.json.decode(body, type=PredictorState)
-            pins = self._fleet_store.load_learned(_PINS)
-            if pins is not None:
-                self.pins = msgspec.json.decode(pins, type=tuple[Pin, ...])
+            self.learned = self._kept(_PREDICTOR, PredictorState, self.learned)
+            self.pins = self._kept(_PINS, tuple[Pin, ...], self.pins)
         except StoreError as error:
             self._tell(str(error))
-        except msgspec.MsgspecError as error:
-            _log.warning("what was learned cannot be read; learning anew", reason=str(error))
         try:
             self._access = self._access_store.load()
         except StoreError:
@@ -199,6 +196,17 @@ class Memory:
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close, CLOSE_S)
         self._database.close()
+
+    def _kept(self, name: str, kind: type[_T], default: _T) -> _T:
+        """What an earlier run kept under this name; `default` where that cannot be read."""
+        body = self._fleet_store.load_learned(name)
+        if body is None:
+            return default
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _log.warning("what was kept cannot be read", what=name, reason=str(error))
+            return default
 
     async def _written(self, write: Callable[[], None]) -> bool:
         try:

@@ -87,7 +87,7 @@ class PinAnswers:
         try:
             asked = msgspec.json.decode(await read_body(request, MOST_BYTES, 10.0), type=AskedPin)
             pin = self._checked(asked)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _refused(400, f'not a pin: {error}; send {{"model": NAME, "node": NODE}}')
         except PinRefused as refused:
             return _refused(refused.status, str(refused))

@@ -83,7 +83,7 @@ class AccessStore:
     def _read(self, row: Row[Any], kind: type[_E]) -> _E:
         try:
             return msgspec.json.decode(row.body, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreError(
                 StoreErrorKind.DAMAGED,
                 f"The database {self._database.name} holds a {row.kind} ({row.id}) that cannot be "

@@ -44,7 +44,7 @@ class FleetStore:
         for row in rows:
             try:
                 found.append(msgspec.json.decode(row.body, type=Node))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 _log.warning("saved node cannot be read", node=row.node_id, reason=str(error))
         return found
 
