@@ -57,6 +57,10 @@ CHECKED_BY_THE_ENGINE = (
     "178_v1_messages_no_max_tokens",
 )
 POST = b"POST /api/chat HTTP/1.1\r\n"
+FORM = (
+    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    b"Content-Type: multipart/form-data; boundary=edge\r\n"
+)
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Say hi"}]}
 
 
@@ -242,8 +246,10 @@ def test_slow_head_is_bounded(strict: Herd, sent: bytes) -> None:
         b"POST /fleet/heartbeat HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
         b"POST /api/chat HTTP/1.0\r\nContent-Length: 100\r\n\r\n{",
         b"POST /api/chat HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        FORM + b"\r\n",
+        FORM + b"\r\n--edge\r\nContent-Disp",
     ],
-    ids=["length", "chunked", "heartbeat", "http10", "expect"],
+    ids=["length", "chunked", "heartbeat", "http10", "expect", "form", "form-part"],
 )
 def test_slow_body_is_bounded(strict: Herd, sent: bytes) -> None:
     with Client(strict.port) as client:
@@ -316,3 +322,30 @@ def test_unknown_model_without_any_node(strict: Herd) -> None:
     assert strict.call("GET", "/api/tags").json() == {"models": []}
     assert strict.call("GET", "/v1/models").json() == {"object": "list", "data": []}
     assert json.loads(strict.call("GET", "/api/ps").body) == {"models": []}
+
+
+@pytest.mark.parametrize("path", ["/fleet/measure", "/fleet/pins"])
+def test_a_name_that_is_no_utf8_is_refused(strict: Herd, path: str) -> None:
+    answer = strict.call("POST", path, b'{"model":"\xff","node":"a"}')
+    assert answer.status == 400
+    assert "utf-8" in answer.json()["error"]
+    assert "Traceback" not in strict.log()
+
+
+@pytest.mark.parametrize("cursor", ["1:9223372036854775808", "1:-1", "nan", "1e999:" + "9" * 30])
+def test_a_cursor_that_names_no_row_is_refused(strict: Herd, cursor: str) -> None:
+    answer = strict.call("GET", f"/dashboard/api/traces?before={cursor}")
+    assert answer.status == 400
+    assert answer.json()["field"] == "before"
+
+
+def test_a_setting_may_come_in_pieces(strict: Herd) -> None:
+    with Client(strict.port) as client:
+        client.send(
+            b"PUT /dashboard/api/settings/max_attempts HTTP/1.1\r\nHost: x\r\n"
+            b'Content-Type: application/json\r\nContent-Length: 11\r\n\r\n{"val'
+        )
+        assert strict.call("GET", "/api/version").status == 200  # the first piece has been read
+        client.send(b'ue":4}')
+        answer = client.read()
+        assert (answer.status, answer.json()["value"]) == (200, 4)

@@ -331,6 +331,7 @@ def test_our_own_path_takes_the_field_audio(rig: Rig) -> None:
         (form({"model": LISTENER}, b""), 400, "the file is empty"),
         (form({}, b"x"), 400, "model is required"),
         (form({"model": LISTENER, "response_format": "mp3"}, b"x"), 400, "must be one of"),
+        (form({"model": LISTENER, "prompt": "x" * 2**20}, b"x"), 413, "the form's fields"),
         (form({"model": PAINTER}, b"x"), 400, "does not write down speech"),
         (form({"model": "llama3.2"}, b"x"), 400, "does not write down speech"),
         (form({"model": "nobody"}, b"x"), 404, "model 'nobody' not found"),

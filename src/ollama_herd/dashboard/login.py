@@ -1,6 +1,5 @@
 """Logging in to the dashboard with an API key: a form, a cookie, and the way out again."""
 
-import asyncio
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -8,13 +7,12 @@ import msgspec
 from aiohttp import web
 
 from ollama_herd.api.access import SESSION_COOKIE
+from ollama_herd.dashboard.answers import short_body
 
 LOGIN = "/dashboard/login"
 
 MAX_LOGIN_BYTES = 4096
 """A key has 60 characters."""
-
-READ_S = 10.0
 
 LogIn = Callable[[str], str | None]
 """From a key to a session, None when the key is not good for the dashboard."""
@@ -33,7 +31,7 @@ class Login:
 
     async def enter(self, request: web.Request) -> web.Response:
         """Log in: a form of the login page, or JSON `{"key": ...}`."""
-        body = await _read(request)
+        body = await short_body(request, MAX_LOGIN_BYTES)
         is_form = request.content_type == "application/x-www-form-urlencoded"
         session = self._log_in(_key_of(body, is_form=is_form))
         if session is None:
@@ -58,18 +56,6 @@ class Login:
         response = _seen(LOGIN)
         response.del_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict")
         return response
-
-
-async def _read(request: web.Request) -> bytes:
-    """The body as far as it may be of interest; b"" when it does not come."""
-    body = b""
-    try:
-        async with asyncio.timeout(READ_S):
-            while not request.content.at_eof() and len(body) < MAX_LOGIN_BYTES:
-                body += await request.content.read(MAX_LOGIN_BYTES)
-    except TimeoutError:
-        return b""
-    return body
 
 
 def _key_of(body: bytes, *, is_form: bool) -> str:

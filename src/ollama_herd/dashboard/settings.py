@@ -13,6 +13,7 @@ from ollama_herd.dashboard.answers import (
     error_answer,
     json_answer,
     parameters,
+    short_body,
 )
 from ollama_herd.dashboard.queries import BadField, changes_limit
 
@@ -84,7 +85,7 @@ async def _value(request: web.Request) -> object:
     """The value in a body. Raises BadField."""
     if request.content_type != "application/json":
         raise BadField("value", "send it as JSON, with Content-Type: application/json")
-    body = await request.content.read(MAX_CHANGE_BYTES + 1)
+    body = await short_body(request, MAX_CHANGE_BYTES)
     try:
         sent = msgspec.json.decode(body) if len(body) <= MAX_CHANGE_BYTES else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -10,9 +10,12 @@ from ollama_herd.core.access import NodeRule
 from ollama_herd.router.admission import Pending
 from ollama_herd.router.nodes import JSON, named, refused
 from ollama_herd.router.registry import Registry
+from ollama_herd.router.slow import read_body
 from ollama_herd.store.errors import StoreError
 
 MAX_NAME = 100
+MAX_BYTES = 4096
+BODY_S = 10.0
 
 KeepRule = Callable[[NodeRule], Awaitable[None]]
 
@@ -87,7 +90,7 @@ class _Joining:
         if isinstance(node, web.Response):
             return node
         try:
-            name = _renaming.decode(await request.read()).name.strip()
+            name = _renaming.decode(await read_body(request, MAX_BYTES, BODY_S)).name.strip()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return refused(400, "bad_name", 'a new name is needed, as {"name": "studio"}')
         if len(name) > MAX_NAME or not name.isprintable():

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -42,6 +42,8 @@ from ollama_herd.router.spool import Spool, SpooledBody
 from ollama_herd.router.wire import Limits
 
 CHUNK_BYTES = 256 * 1024
+
+_T = TypeVar("_T")
 
 
 class MediaSettings(Limits, Protocol):
@@ -229,7 +231,8 @@ class _Uploading:
             return _no_form("send the file as multipart/form-data")
         parts: list[FormPart] = []
         try:
-            async for part in await request.multipart():
+            form = await request.multipart()
+            while (part := await self._in_time(form.next())) is not None:
                 if not isinstance(part, aiohttp.BodyPartReader):
                     return _no_form("a part of the form is a form itself")
                 if len(parts) == MAX_PARTS:
@@ -251,7 +254,7 @@ class _Uploading:
             async for piece in self._pieces(part):
                 self._field_bytes += len(piece)
                 if self._field_bytes > MAX_FIELD_BYTES:
-                    raise BodyRefused(_too_large(MAX_FIELD_BYTES))
+                    raise BodyRefused(_FIELDS_TOO_LARGE)
                 data += piece
             return FormPart(name, headers, bytes(data))
         start = self._spool.size
@@ -263,12 +266,15 @@ class _Uploading:
 
     async def _pieces(self, part: aiohttp.BodyPartReader) -> AsyncIterator[bytes]:
         while not part.at_eof():
-            try:
-                async with asyncio.timeout(self._idle_s):
-                    piece = await part.read_chunk(CHUNK_BYTES)
-            except TimeoutError:
-                raise BodyRefused(body_timeout(self._idle_s)) from None
-            yield piece
+            yield await self._in_time(part.read_chunk(CHUNK_BYTES))
+
+    async def _in_time(self, reading: Awaitable[_T]) -> _T:
+        """Raises BodyRefused for a client that sends nothing for too long."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await reading
+        except TimeoutError:
+            raise BodyRefused(body_timeout(self._idle_s)) from None
 
 
 _FILES = frozenset({"file", "audio", "image", "mask"})
@@ -276,6 +282,13 @@ _FILES = frozenset({"file", "audio", "image", "mask"})
 
 def _no_form(message: str) -> ApiError:
     return ApiError(400, message, "bad_body")
+
+
+_FIELDS_TOO_LARGE = ApiError(
+    413,
+    f"the form's fields, its files not counted, are larger than {MAX_FIELD_BYTES} bytes",
+    "body_too_large",
+)
 
 
 def _too_large(limit_bytes: int) -> ApiError:

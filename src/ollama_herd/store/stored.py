@@ -5,6 +5,9 @@ import msgspec
 from ollama_herd.core.request import Attempt
 from ollama_herd.core.routing import Cost
 
+_ROWS_END = 2**63
+"""Rows are numbered in 64 bits, with a sign."""
+
 
 class StoredCandidate(msgspec.Struct, frozen=True):
     """What is kept of a candidate; its cost has seven digits. Terms a version lacks are 0."""
@@ -120,7 +123,9 @@ def position_of(cursor: str) -> tuple[float, int]:
     started, colon, row = cursor.partition(":")
     try:
         if colon:
-            return float(started), int(row)
+            found = float(started), int(row)
+            if 0 <= found[1] < _ROWS_END:
+                return found
     except ValueError:
         pass
     raise ValueError(f"{cursor!r} is no cursor: use the one that came with the last page.")
