@@ -3,6 +3,7 @@
 Changed by operators only; kept in the router's database. The scheduler carries pins out.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -68,6 +69,7 @@ class PinAnswers:
         self._fleet = fleet
         self._pins = pins
         self._keep = keep
+        self._keeping = asyncio.Lock()
         dispatcher.pin(pins)
 
     def add_routes(self, app: web.Application) -> None:
@@ -135,7 +137,9 @@ class PinAnswers:
     async def _change(self, pins: tuple[Pin, ...]) -> None:
         self._pins = pins
         self._dispatcher.pin(pins)
-        if not await self._keep(pins):
+        async with self._keeping:  # what is kept last must be what holds
+            is_kept = await self._keep(self._pins)
+        if not is_kept:
             _log.warning("pins could not be stored; they hold until the router is restarted")
 
 

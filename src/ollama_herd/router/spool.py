@@ -28,6 +28,7 @@ class Spool:
         self._file: IO[bytes] | None = None
         self._written = 0
         self._turn = threading.Lock()
+        self._is_closed = False
 
     @property
     def size(self) -> int:
@@ -50,6 +51,12 @@ class Spool:
             await asyncio.to_thread(self._write_out)
 
     def _write_out(self) -> None:
+        with self._turn:
+            if not self._is_closed:
+                self._write_memory()
+        self._let_go_if_closed()
+
+    def _write_memory(self) -> None:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder, prefix="upload-")  # noqa: SIM115
@@ -76,18 +83,27 @@ class Spool:
             yield piece
 
     def _read_at(self, place: int, size: int) -> bytes:
+        data = b""
         with self._turn:  # two attempts may read at once
-            if self._file is None or self._file.closed:
-                return b""
-            self._file.seek(place)
-            return self._file.read(size)
+            if self._file is not None and not self._is_closed:
+                self._file.seek(place)
+                data = self._file.read(size)
+        self._let_go_if_closed()
+        return data
 
     def close(self) -> None:
-        """Nothing of it is left afterwards."""
-        self._memory.clear()
-        with self._turn:
-            if self._file is not None:
-                self._file.close()
+        """Nothing of it is left afterwards, or when the thread that is at it has done its piece."""
+        self._is_closed = True
+        self._let_go_if_closed()
+
+    def _let_go_if_closed(self) -> None:
+        if self._is_closed and self._turn.acquire(blocking=False):  # else whoever has it lets go
+            try:
+                self._memory.clear()
+                if self._file is not None:
+                    self._file.close()
+            finally:
+                self._turn.release()
 
 
 class SpooledBody:
