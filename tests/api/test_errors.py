@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.api.endpoints import INFERENCE, Endpoint, dialect_of
+from ollama_herd.api.dialects import dialect_of
+from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import (
     ApiError,
     attempts_failed,

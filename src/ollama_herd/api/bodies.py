@@ -6,16 +6,13 @@ does not read stays raw and is neither decoded nor checked: that is the engine's
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.gojson import encode_string, parse_duration
-from ollama_herd.core.request import Dialect
 
 ABSENT: Final = msgspec.Raw()
 
@@ -154,15 +151,6 @@ class AnthropicBody(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 Body = OllamaBody | OpenAiBody | AnthropicBody
-
-BODIES: Mapping[Dialect, type[Body]] = MappingProxyType(
-    {
-        Dialect.OLLAMA: OllamaBody,
-        Dialect.OPENAI: OpenAiBody,
-        Dialect.ANTHROPIC: AnthropicBody,
-    }
-)
-
 
 _VALUE_NAMES = {ord('"'): "string", ord("{"): "object", ord("["): "array"} | dict.fromkeys(
     b"tf", "bool"

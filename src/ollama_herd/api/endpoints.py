@@ -128,12 +128,3 @@ over the data plane of text; what follows the reading of the body is the same.""
 
 INFERENCE: Mapping[bytes, Endpoint] = MappingProxyType({row.path.encode(): row for row in _ROWS})
 """By raw path, as it stands in the request line without the query."""
-
-
-def dialect_of(path: str) -> Dialect:
-    """The dialect in which any path of the router answers errors."""
-    if path.startswith("/v1/messages"):
-        return Dialect.ANTHROPIC
-    if path.startswith("/v1/"):
-        return Dialect.OPENAI
-    return Dialect.OLLAMA

@@ -5,7 +5,6 @@ stream that broke after its first byte. Messages name the reason and what to do.
 Ollama 0.33 are held by recorded exchanges; the herd's own are written here and nowhere else.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from ollama_herd.api.dialects import DIALECTS
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.gojson import encode_string
 from ollama_herd.core.names import DEFAULT_TAG
@@ -51,34 +51,6 @@ class ApiError(msgspec.Struct, frozen=True):
     allow: str = ""
 
 
-_OPENAI_TYPES: Mapping[int, str] = MappingProxyType(
-    {
-        400: "invalid_request_error",
-        401: "invalid_request_error",
-        403: "permission_error",
-        404: "not_found_error",
-        429: "rate_limit_error",
-    }
-)
-_OPENAI_CODES: Mapping[int, str] = MappingProxyType(
-    {401: '"invalid_api_key"', 429: '"rate_limit_exceeded"'}
-)
-_ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
-    {
-        400: "invalid_request_error",
-        401: "authentication_error",
-        403: "permission_error",
-        404: "not_found_error",
-        413: "request_too_large",
-        429: "rate_limit_error",
-        503: "overloaded_error",
-        529: "overloaded_error",
-    }
-)
-"""As Ollama types statuses (openai.NewError, anthropic.NewError); 401, 403, 413 and 429 as OpenAI
-and Anthropic themselves do."""
-
-
 def render(
     error: ApiError, dialect: Dialect, path: str, request_id: str = ""
 ) -> tuple[int, bytes, bytes]:
@@ -90,13 +62,9 @@ def render(
     if error.raw is not None:
         return error.status, TEXT, error.raw
     message = encode_string(_encodable(error.message))
-    if dialect is Dialect.OLLAMA:
-        return error.status, JSON_UTF8, f'{{"error":{message}}}'.encode()
-    if dialect is Dialect.ANTHROPIC:
-        body = _anthropic_error(error.status, message, request_id or f"{path} {error.message}")
-    else:
-        body = _openai_error(error.status, message)
-    if error.at_door:
+    manner = DIALECTS[dialect]
+    body = manner.whole_error(error.status, message, request_id or f"{path} {error.message}")
+    if manner.says_charset or error.at_door:
         return error.status, JSON_UTF8, body.encode()
     return error.status, JSON, body.encode() + b"\n"
 
@@ -104,21 +72,6 @@ def render(
 def _encodable(text: str) -> str:
     """Text without lone surrogates, which JSON can name and UTF-8 cannot write."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _openai_error(status: int, message: str) -> str:
-    kind = _OPENAI_TYPES.get(status, "api_error")
-    code = _OPENAI_CODES.get(status, "null")
-    return f'{{"error":{{"message":{message},"type":"{kind}","param":null,"code":{code}}}}}'
-
-
-def _anthropic_error(status: int, message: str, seed: str) -> str:
-    kind = _ANTHROPIC_TYPES.get(status, "api_error")
-    digest = hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest()[:24]
-    return (
-        f'{{"type":"error","error":{{"type":"{kind}","message":{message}}},'
-        f'"request_id":"req_{digest}"}}'
-    )
 
 
 def stream_error(message: str, dialect: Dialect, path: str, sent: bytes = b"") -> bytes:
@@ -129,19 +82,9 @@ def stream_error(message: str, dialect: Dialect, path: str, sent: bytes = b"") -
     """
     # Pure ASCII: httpx splits lines at U+0085 and U+2028 as well, and ollama-python then fails.
     text = json.dumps(_encodable(message))
-    if dialect is Dialect.OLLAMA:
-        gap = b"" if sent.endswith(b"\n") or not sent else b"\n"
-        return gap + f'{{"error":{text}}}\n'.encode()
-    gap = b"" if sent.endswith((b"\n\n", b"\r\n\r\n")) or not sent else b"\n\n"
-    if dialect is Dialect.ANTHROPIC:
-        body = f'{{"type":"error","error":{{"type":"api_error","message":{text}}}}}'
-        return gap + f"event: error\ndata: {body}\n\n".encode()
-    body = _openai_error(500, text)
-    if path == "/v1/responses":
-        # SDKs that follow the Responses API look at `type`, all others at `error`.
-        typed = f'"type":"error","code":"server_error","message":{text},"param":null,'
-        return gap + f"event: error\ndata: {{{typed}{body[1:]}\n\n".encode()
-    return gap + f"data: {body}\n\n".encode()
+    manner = DIALECTS[dialect]
+    gap = b"" if not sent or sent.endswith(manner.frame_ends) else manner.frame_ends[0]
+    return gap + manner.streamed_error(text, path).encode()
 
 
 def late_error(body: bytes, dialect: Dialect, path: str) -> bytes:
@@ -157,7 +100,7 @@ def late_error(body: bytes, dialect: Dialect, path: str) -> bytes:
         message = error.get("message") if isinstance(error, dict) else error
         text = message if isinstance(message, str) else body[:300].decode("utf-8", "replace")
         return stream_error(text or "no node could answer", dialect, path)
-    event = "event: error\n" if dialect is Dialect.ANTHROPIC else ""
+    event = DIALECTS[dialect].event
     return f"{event}data: {json.dumps(said, separators=(',', ':'))}\n\n".encode()
 
 
@@ -182,7 +125,7 @@ def bad_body(message: str) -> ApiError:
 
 def missing_body(dialect: Dialect) -> ApiError:
     """No body, or nothing but white space."""
-    return bad_body("missing request body" if dialect is Dialect.OLLAMA else "EOF")
+    return bad_body(DIALECTS[dialect].no_body)
 
 
 def missing_model(endpoint: Endpoint, model: str = "") -> ApiError:

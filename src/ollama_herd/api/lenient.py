@@ -12,7 +12,6 @@ import msgspec
 
 from ollama_herd.api import gojson
 from ollama_herd.api.bodies import (
-    BODIES,
     Body,
     Options,
     first_byte,
@@ -21,6 +20,7 @@ from ollama_herd.api.bodies import (
     wrong_top_level,
     wrong_type,
 )
+from ollama_herd.api.dialects import DIALECTS
 from ollama_herd.api.endpoints import Endpoint
 from ollama_herd.api.errors import ApiError, bad_body, missing_body
 from ollama_herd.core.request import Dialect
@@ -65,7 +65,7 @@ def read_leniently(endpoint: Endpoint, body: bytes) -> LenientBody | ApiError:
     if problem:
         return bad_body(problem)
     values = {infos[key].name: _value(infos[key], raw) for key, raw in known.items()}
-    fields = BODIES[endpoint.dialect](**values)
+    fields = DIALECTS[endpoint.dialect].body(**values)
     if len(known) + len(others) < len(members):
         # Two spellings of one key: the engine must read the value that we read.
         return LenientBody(fields, _joined({**others, **known}))
@@ -181,7 +181,7 @@ def _mended(body: bytes, problem: Exception) -> bytes | None:
 @cache
 def _field_infos(dialect: Dialect) -> Mapping[str, msgspec.structs.FieldInfo]:
     """The fields of a dialect by their key on the wire."""
-    return {info.encode_name: info for info in msgspec.structs.fields(BODIES[dialect])}
+    return {info.encode_name: info for info in msgspec.structs.fields(DIALECTS[dialect].body)}
 
 
 def _fold(name: str) -> str:

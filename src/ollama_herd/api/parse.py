@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 
 from ollama_herd.api.bodies import (
-    BODIES,
     EMPTY_LONGEST,
     AnthropicBody,
     OllamaBody,
@@ -24,6 +23,7 @@ from ollama_herd.api.bodies import (
     keep_alive_s,
     think_error,
 )
+from ollama_herd.api.dialects import DIALECTS
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError, bad_body, missing_model
 from ollama_herd.api.lenient import read_leniently, without_member
@@ -363,7 +363,7 @@ def _reader(row: Endpoint) -> _Read:
 
 _READERS: Final[Mapping[str, tuple[_Decode, _Read]]] = MappingProxyType(
     {
-        row.path: (msgspec.json.Decoder(BODIES[row.dialect]).decode, _reader(row))
+        row.path: (msgspec.json.Decoder(DIALECTS[row.dialect].body).decode, _reader(row))
         for row in INFERENCE.values()
     }
 )

@@ -9,21 +9,11 @@ that goes on is as it came.
 from collections.abc import Callable
 from typing import Final
 
+from ollama_herd.api.dialects import DIALECTS
 from ollama_herd.core.request import Dialect
 
 HELD_BYTES: Final = 1024 * 1024
 """Longest unfinished frame that is held back; a longer one passes as it comes."""
-
-_ENDS: Final = {Dialect.OLLAMA: (b"\n",), Dialect.OPENAI: (b"\n\n", b"\r\n\r\n")}
-_MARKS: Final = {
-    Dialect.OLLAMA: b'{"error"',
-    Dialect.OPENAI: b'{"error"',
-    Dialect.ANTHROPIC: b'"type":"error"',
-}
-"""What every error frame of the dialect holds. Inside a JSON string the quotes are escaped."""
-
-_NAMELESS: Final = b'"model":""'
-"""In the last chunk of an Ollama whose runner died while it answered on `/v1`."""
 
 _BARE: Final = (b"proxy error", b"error:")
 """How llama.cpp's router reports a lost model: text inside the event stream."""
@@ -32,17 +22,29 @@ _BARE: Final = (b"proxy error", b"error:")
 class FrameGate:
     """One stream of one dialect. `error` is the first error frame, held back with all behind it."""
 
-    __slots__ = ("_ends", "_held", "_is_odd", "_mark", "_write", "error", "feed", "is_torn")
+    __slots__ = (
+        "_ends",
+        "_held",
+        "_is_odd",
+        "_mark",
+        "_nameless",
+        "_write",
+        "error",
+        "feed",
+        "is_torn",
+    )
 
     def __init__(self, dialect: Dialect, write: Callable[[bytes], None]) -> None:
         self._write = write
-        self._ends = _ENDS.get(dialect, _ENDS[Dialect.OPENAI])
-        self._mark = _MARKS[dialect]
+        manner = DIALECTS[dialect]
+        self._ends = manner.frame_ends
+        self._mark = manner.error_mark
+        self._nameless = manner.nameless
         self._held = b""
         self._is_odd = False  # not at the border of a frame
         self.error = b""
         self.is_torn = False  # the client has a part of a frame
-        self.feed = self._feed_openai if dialect is Dialect.OPENAI else self._feed
+        self.feed = self._feed_nameless if manner.nameless else self._feed
 
     def _feed(self, data: bytes) -> None:
         if self._is_odd or not data.endswith(self._ends) or self._mark in data:
@@ -50,9 +52,9 @@ class FrameGate:
         else:
             self._write(data)
 
-    def _feed_openai(self, data: bytes) -> None:
+    def _feed_nameless(self, data: bytes) -> None:
         is_odd = self._is_odd or not data.endswith(self._ends)
-        if is_odd or self._mark in data or _NAMELESS in data:
+        if is_odd or self._mark in data or self._nameless in data:
             self._sort(data)
         else:
             self._write(data)
@@ -99,4 +101,4 @@ class FrameGate:
     def _is_error(self, frame: bytes) -> bool:
         if self._mark in frame or frame.lstrip().startswith(_BARE):
             return True
-        return len(self._ends) > 1 and _NAMELESS in frame
+        return bool(self._nameless) and self._nameless in frame

@@ -5,7 +5,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from ollama_herd.api.access import OWNER_ONLY, needed_scope
-from ollama_herd.api.endpoints import dialect_of
+from ollama_herd.api.dialects import dialect_of
 from ollama_herd.api.errors import (
     FOREIGN_ORIGIN,
     ApiError,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from multidict import CIMultiDict
 
-from ollama_herd.api.endpoints import dialect_of
+from ollama_herd.api.dialects import dialect_of
 from ollama_herd.api.errors import ApiError, render
 from ollama_herd.api.model_bodies import ModelBody, read_model_body
 from ollama_herd.router.asking import EngineAnswer, node_header
