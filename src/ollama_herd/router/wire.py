@@ -131,8 +131,11 @@ class ClientConnection(asyncio.Protocol):
         "_paused",
         "_source",
         "_task",
+        "_wake",
+        "_whole",
         "client",
         "finished",
+        "is_busy",
         "started",
         "transport",
     )
@@ -149,7 +152,10 @@ class ClientConnection(asyncio.Protocol):
         self._endpoint: Endpoint | None = None
         self._body: list[bytes] = []
         self._body_missing = 0
+        self._whole = b""  # the body being served
         self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None  # of the task, between requests
+        self.is_busy = False
         self._source: Source | None = None
         self._paused = False
         self._chunked = False
@@ -178,7 +184,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._task is not None:
+        if self.is_busy:
             self._buffer += data
             if len(self._buffer) > PIPELINE_BYTES:
                 self.transport.pause_reading()
@@ -264,32 +270,48 @@ class ClientConnection(asyncio.Protocol):
         self._start_serving(data)
 
     def _start_serving(self, body: bytes) -> None:
-        endpoint, head = self._endpoint, self._head
-        if endpoint is None or head is None:
-            return
         self._deadline_s = 0.0
         self.started = False
         self.finished = False
-        serving = self._serve(endpoint, head, body)
-        # One of the loop's `create_task` would be given a number, and a name made of it.
-        self._task = asyncio.Task(serving, loop=self._door.loop, name="request")
+        self.is_busy = True
+        self._whole = body
+        wake = self._wake
+        if self._task is None:
+            # One of the loop's `create_task` would be given a number, and a name made of it.
+            self._task = asyncio.Task(self._serve(), loop=self._door.loop, name="requests")
+        elif wake is not None:
+            self._wake = None
+            wake.set_result(None)
 
-    async def _serve(self, endpoint: Endpoint, head: RequestHead, body: bytes) -> None:
+    async def _serve(self) -> None:
+        """All requests of the connection, one after the other: a task for each costs more."""
+        door = self._door
         try:
-            await self._door.serve(endpoint, head, body, self)
-        except BaseException as failure:
-            if isinstance(failure, Exception):  # a client that left is none
-                _log.error("request path failed", exc_info=failure)
-            raise
+            while True:
+                endpoint, head = self._endpoint, self._head
+                if endpoint is None or head is None:
+                    return
+                try:
+                    await door.serve(endpoint, head, self._whole, self)
+                except BaseException as failure:
+                    if isinstance(failure, Exception):  # a client that left is none
+                        _log.error("request path failed", exc_info=failure)
+                    raise
+                finally:
+                    self._served()
+                if not self.is_busy:  # else another one was sent meanwhile
+                    self._wake = door.loop.create_future()
+                    await self._wake
         finally:
-            self._served()
+            self._task = None
 
     def _served(self) -> None:
         """The request path has ended: on to the next request, if the answer was finished."""
         self._source = None
         self._head = None
         self._endpoint = None
-        self._task = None
+        self._whole = b""
+        self.is_busy = False
         if self.transport.is_closing():
             return
         if not self.finished:  # nobody may take half an answer for a whole one
@@ -305,6 +327,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _move_to_aiohttp(self) -> None:
         door = self._door
+        if self._task is not None:
+            self._task.cancel()
         door.connections.discard(self)
         door.crowd.move(self.client, self.transport)
         protocol = door.hand_over()
@@ -335,10 +359,6 @@ class ClientConnection(asyncio.Protocol):
         dialect, path = (endpoint.dialect, endpoint.path) if endpoint else (Dialect.OLLAMA, "/")
         answer(self, *render(error, dialect, path))
         self.transport.close()
-
-    @property
-    def is_busy(self) -> bool:
-        return self._task is not None
 
     # --- Reply -----------------------------------------------------------------------------
 
