@@ -236,18 +236,21 @@ class ClientConnection(asyncio.Protocol):
         if head is None or endpoint is None:
             self._move_to_aiohttp()  # it serves the rest, and says what is wrong
             return
-        self._keep = self._heads.keeps_alive and not self._door.draining
+        self._keep = self._heads.keeps_alive and not door.draining
         self._head = head
         self._endpoint = endpoint
         if head.length > CHECKED_FIRST_BYTES:
-            refusal = self._door.refusal(head)
+            refusal = door.refusal(head)
             if refusal is not None:
                 self._refuse(refusal, endpoint)
                 return
+        self._buffer = b""
+        if len(data) - end == head.length:
+            self._start_serving(data[end:])
+            return
         self._body_missing = head.length
         self._began_s = monotonic_s()
-        self._deadline_s = self._began_s + self._door.limits.body_timeout_s
-        self._buffer = b""
+        self._deadline_s = self._began_s + door.limits.body_timeout_s
         self._read_body(data[end:])
 
     def _read_body(self, data: bytes) -> None:
