@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ollama_herd.cli.client import url_of
+from ollama_herd.config import RouterSettings
 from tests.cli.test_start import start
 from tests.e2e.processes import Herd, Node, free_port, wait_until
 from tests.fakes.manage import ManagedOllama
@@ -304,3 +306,51 @@ def test_csv_head_and_lines_fit(world: World) -> None:
     body = world.herd.call("GET", "/dashboard/api/traces/export").body.decode()
     widths = {len(row) for row in csv.reader(io.StringIO(body))}
     assert len(widths) == 1
+
+
+def test_brackets_in_names_are_no_markup(world: World, tmp_path: Path) -> None:
+    made = start("herd", "keys", "create", "ci [/x]", "--model", "llama[abc]*", home=tmp_path)
+    assert made.returncode == 0, made.stderr
+    listed = start("herd", "keys", "list", home=tmp_path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "ci [/x]" in listed.stdout
+    assert "llama[abc]*" in listed.stdout
+    wait_until(lambda: world.run("pin", "mistral", "studio").returncode == 0, 10, "a pin")
+    try:
+        assert world.run("nodes", "rename", "studio", "büro [/2]").returncode == 0
+        world.herd.wait_node("büro [/2]", "online")
+        for command in (["pins"], ["explain", "mistral"]):
+            shown = world.run(*command)
+            assert (shown.returncode, shown.stderr) == (0, ""), command
+            assert "büro [/2]" in shown.stdout, command
+        pulled = world.run("pull", "mistral", "--node", "büro [/2]", "--yes")
+        assert "there is no node" not in pulled.stderr
+    finally:
+        world.run("nodes", "rename", "büro [/2]", "")
+        world.herd.wait_node("studio", "online")
+        world.run("unpin", "mistral")
+
+
+def test_an_export_whose_reader_has_enough(world: World) -> None:
+    url = f"http://127.0.0.1:{world.herd.port}"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ollama_herd.cli.herd", "traces", "--export", "csv"]
+    ended = subprocess.run(
+        [*command, "--router", url], stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False
+    )
+    os.close(writing)
+    assert ended.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:11435"),
+        ("::", "http://[::1]:11435"),
+        ("fd00::1", "http://[fd00::1]:11435"),
+        ("herd.lan", "http://herd.lan:11435"),
+    ],
+)
+def test_where_commands_look_for_the_router(host: str, url: str) -> None:
+    assert url_of(RouterSettings(host=host)) == url

@@ -132,3 +132,50 @@ def test_over_tls(tmp_path: Path) -> None:
         del joined["HERD_NODE_ROUTER_CA"]
         found = codes("herd-node", home=tmp_path / "n", **joined)
         assert found == (1, {"engine-unreachable", "router-unreachable"})
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address_may_be_listened_on(tmp_path: Path) -> None:
+    here = {"HERD_PORT": str(free_port()), "HERD_HOST": "::1", "HERD_MDNS": "false"}
+    _, found = codes("herd", home=tmp_path, **here)
+    assert found == {"listens-on-loopback", "router-unreachable"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody else have a port")
+def test_a_port_that_was_in_use_a_moment_ago_is_free(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            taken, _ = server.accept()
+            taken.close()  # who closes first keeps the port for a minute
+            assert client.recv(1) == b""
+    here = {"HERD_PORT": str(port), "HERD_HOST": "127.0.0.1", "HERD_MDNS": "false"}
+    _, found = codes("herd", home=tmp_path, **here)
+    assert found == {"listens-on-loopback", "router-unreachable"}
+
+
+def test_a_router_is_named_as_everywhere(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd:
+        assert codes("herd", "--router", f"127.0.0.1:{herd.port}", home=tmp_path) == (
+            1,
+            {"no-node"},
+        )
+    bad = start("herd", "doctor", "--router", "http://127.0.0.1:99999", home=tmp_path)
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+
+
+def test_the_home_of_nobody(tmp_path: Path) -> None:
+    ended = start("herd", "config", "--home", "~nobody-of-that-name/x", home=tmp_path)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "~nobody-of-that-name" in ended.stderr

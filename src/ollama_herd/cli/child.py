@@ -4,8 +4,6 @@ import sys
 
 from ollama_herd.demo import engine, lifeline
 
-ROLES = ("herd", "herd-node", "engine")
-
 
 def main() -> None:
     """Become what the first argument says."""

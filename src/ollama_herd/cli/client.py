@@ -31,6 +31,9 @@ RouterOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="print JSON")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="do not ask")]
 
+Headers = Mapping[str, str | bytes]
+"""Text must be of Latin-1."""
+
 _T = TypeVar("_T")
 
 
@@ -47,8 +50,9 @@ class Router:
 
     def __init__(self, url: str | None) -> None:
         """`url` as given by the user; None is this machine's. Fails on one that is no URL."""
-        self.url = (url or default_url()).rstrip("/")
-        parts = urlsplit(self.url if "//" in self.url else f"http://{self.url}")
+        asked = (url or default_url()).rstrip("/")
+        self.url = asked if "//" in asked else f"http://{asked}"
+        parts = urlsplit(self.url)
         try:
             port = parts.port
         except ValueError as error:
@@ -84,7 +88,7 @@ class Router:
             fail(f"{self.url} answered {refused.status}: {refused}")
 
     def lines(
-        self, method: str, path: str, value: object, headers: Mapping[str, str], timeout_s: float
+        self, method: str, path: str, value: object, headers: Headers, timeout_s: float
     ) -> Iterator[bytes]:
         """The lines of a streamed answer. Raises Refused; `timeout_s` bounds each wait."""
         with self.sent(method, path, value, headers, timeout_s) as response:
@@ -98,7 +102,7 @@ class Router:
         method: str,
         path: str,
         value: object = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         """A successful answer, not read yet. Raises Refused; fails when nothing answers."""
@@ -152,9 +156,16 @@ def default_url() -> str:
     return url_of(load_or_fail(RouterSettings, {}).settings)
 
 
+def host_here(settings: RouterSettings) -> str:
+    """The host of these settings as programs of this machine reach it; of all addresses loopback,
+    which for `::` is IPv6's alone.
+    """
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+
+
 def url_of(settings: RouterSettings) -> str:
     """Where the router of these settings answers programs of this machine."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
+    host = host_here(settings)
     scheme = "http" if settings.tls_cert is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 

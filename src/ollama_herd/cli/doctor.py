@@ -7,7 +7,7 @@ from typing import Annotated
 from ollama_herd import __version__
 from ollama_herd.api.fleet_lists import NodeEntry, NodeList
 from ollama_herd.cli import findings, machine
-from ollama_herd.cli.client import JsonOption, RouterOption, url_of
+from ollama_herd.cli.client import JsonOption, Router, RouterOption, host_here, url_of
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.options import setting
 from ollama_herd.config import ConfigError, RouterSettings, load
@@ -33,7 +33,7 @@ def _found(home: str | None, router: str | None) -> Iterator[Finding]:
         yield critical("settings-invalid", str(error), "correct it")
         return
     yield ok("settings-valid", f"version {__version__}, settings of {settings.home} are valid")
-    url = router or url_of(settings)
+    url = Router(router).url if router else url_of(settings)
     if router is None:
         yield from machine.home_findings(settings.home)
         yield from _listening(settings)
@@ -56,12 +56,12 @@ def _listening(settings: RouterSettings) -> Iterator[Finding]:
             f"host is {settings.host}: only programs of this machine reach the router",
             "leave host out, or set it to an address of this machine",
         )
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = host_here(settings)
     if machine.is_open(host, settings.port):
         return
     try:
-        with socket.socket() as probe:
-            probe.bind((host, settings.port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, settings.port), family=family).close()
     except OSError as error:
         yield critical(
             "port-not-usable",

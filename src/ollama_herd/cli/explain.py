@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Router, RouterOption
 from ollama_herd.core.decision import Cost
 from ollama_herd.core.explanation import Choice, Explanation
@@ -37,11 +37,10 @@ def explain(
         typer.echo(body)
         return
     found = herd.decoded(body, Explanation)
-    console = Console(highlight=False)
-    console.print(
-        f"{found.model}, prompt of {found.prompt_tokens} tokens, "
-        f"about {found.expected_output_tokens:.0f} expected: [bold]{found.verdict}[/bold]"
-    )
+    console = show.console()
+    asked = f"{found.model}, prompt of {found.prompt_tokens} tokens, "
+    line = show.text(f"{asked}about {found.expected_output_tokens:.0f} expected: ")
+    console.print(line.append(show.text(found.verdict, "bold")))
     if found.choices:
         console.print(_choices(found))
     if found.excluded:
@@ -56,7 +55,7 @@ def _choices(found: Explanation) -> Table:
     table = Table(title="Candidates", caption=caption)
     table.add_column("")
     for choice in shown:
-        table.add_column(choice.node, justify="right", overflow="fold")
+        table.add_column(show.text(choice.node), justify="right", overflow="fold")
     table.add_row("state", *(_state(c) for c in shown))
     table.add_row("first token", *(f"{c.first_token_ms:,.0f}" for c in shown))
     table.add_row("whole answer", *(f"{c.total_ms:,.0f}" for c in shown), end_section=True)
@@ -75,10 +74,8 @@ def _state(choice: Choice) -> str:
 
 
 def _excluded(found: Explanation) -> Table:
-    table = Table(title="Not possible")
-    for heading in ("node", "engine", "reason", "detail"):
-        table.add_column(heading, overflow="fold")
+    table = show.table("node", "engine", "reason", "detail", title="Not possible")
     for place in found.excluded:
         reason = place.reason.value.replace("_", " ")
-        table.add_row(place.node, place.engine_id, reason, place.detail)
+        show.row(table, (place.node, place.engine_id, reason, place.detail))
     return table

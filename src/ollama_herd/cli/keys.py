@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ollama_herd import logs
+from ollama_herd.cli import show
 from ollama_herd.cli.options import load_or_fail, setting
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
@@ -112,14 +111,13 @@ def list_keys(*, home: HomeOption = None, as_json: Json = False) -> None:
     if not keys:
         typer.echo("no keys: the herd is open to every client that allowed_clients lets in")
         return
-    table = Table()
-    for heading in ("id", "name", "scope", "models", "limits", "state"):
-        table.add_column(heading, overflow="fold")
+    table = show.table("id", "name", "scope", "models", "limits", "state")
     for key in keys:
         state = "revoked" if key.revoked_s else "good"
         models = ", ".join(key.models) or "all"
-        table.add_row(key.key_id, key.name, key.scope.name.lower(), models, _limits(key), state)
-    Console(highlight=False).print(table)
+        scope = key.scope.name.lower()
+        show.row(table, (key.key_id, key.name, scope, models, _limits(key), state))
+    show.console().print(table)
 
 
 @app.command()

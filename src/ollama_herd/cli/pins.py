@@ -5,9 +5,8 @@ from urllib.parse import urlencode
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Router, RouterOption
 
 _PATH = "/fleet/pins"
@@ -61,14 +60,12 @@ def _print(body: bytes, router: Router, *, as_json: bool) -> None:
         typer.echo(body)
         return
     found = router.decoded(body, _Pins).pins
-    console = Console(highlight=False)
+    console = show.console()
     if not found:
         console.print("no model is pinned; herd pin MODEL keeps one loaded")
         return
-    table = Table()
-    for heading in ("model", "pinned to", "kept on", "state"):
-        table.add_column(heading, overflow="fold")
+    table = show.table("model", "pinned to", "kept on", "state")
     for one in found:
         state = "loaded" if one.is_loaded else one.reason
-        table.add_row(one.model, one.node or "any node", one.kept_on or "-", state)
+        show.row(table, (one.model, one.node or "any node", one.kept_on or "-", state))
     console.print(table)

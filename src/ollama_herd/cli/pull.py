@@ -1,6 +1,6 @@
 """`herd pull` and `herd rm`: get a model onto nodes, or delete it from them, after a question."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, NamedTuple
@@ -19,7 +19,7 @@ from rich.progress import (
 from ollama_herd.api.fleet_lists import ModelList
 from ollama_herd.api.progress import ProgressLine
 from ollama_herd.cli import show
-from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption, YesOption
+from ollama_herd.cli.client import Headers, JsonOption, Refused, Router, RouterOption, YesOption
 from ollama_herd.cli.process import fail
 from ollama_herd.core.names import canonical_name
 
@@ -120,8 +120,8 @@ def _pull_one(herd: Router, model: str, node: str, tell: Callable[[_Told], None]
     return f"{node or herd.url}: the connection was lost before it was done"
 
 
-def _on(node: str) -> Mapping[str, str]:
-    return {"X-Herd-Node": node} if node else {}
+def _on(node: str) -> Headers:
+    return {"X-Herd-Node": node.encode()} if node else {}
 
 
 def _print_json(told: _Told) -> None:

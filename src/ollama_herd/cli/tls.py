@@ -51,7 +51,7 @@ def init(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make(folder, [one for one in names if one != "*" and not one.startswith(".")])
     except OSError as error:
-        fail(f"{error.filename or folder} cannot be written: {error.strerror}")
+        fail(f"{error.filename or folder} cannot be used: {error.strerror}")
     except ValueError as error:
         fail(f"the CA in {folder} cannot be used: {error}; move it away to make another")
     typer.echo(

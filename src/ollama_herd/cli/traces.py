@@ -1,8 +1,10 @@
 """`herd traces`: requests that have ended, filtered; as a table, one in full, or exported."""
 
-import shutil
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +21,7 @@ from ollama_herd.clock import now_s
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _EXPORT_TIMEOUT_S = 120.0
 _LISTED = 50
+_PIECE_BYTES = 65536
 
 
 class Export(StrEnum):
@@ -170,17 +173,44 @@ def _export(herd: Router, query: dict[str, object], output: Path | None) -> None
     path = f"/dashboard/api/traces/export?{urlencode(query)}"
     try:
         with herd.sent("GET", path, timeout_s=_EXPORT_TIMEOUT_S) as response:
+            pieces = iter(lambda: response.read(_PIECE_BYTES), b"")
             if output is None:
-                shutil.copyfileobj(response, sys.stdout.buffer)
+                _print(pieces)
                 return
-            try:
-                with output.open("wb") as file:
-                    shutil.copyfileobj(response, file)
-            except OSError as error:
-                fail(f"{output} cannot be written: {error.strerror or error}")
+            _write(pieces, output)
     except Refused as refused:
         fail(f"{herd.url} answered {refused.status}: {refused}")
     typer.echo(f"written to {output}", err=True)
+
+
+def _print(pieces: Iterator[bytes]) -> None:
+    """To a pipe whose reader may have had enough (`| head`)."""
+    for piece in pieces:
+        try:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own end
+            return
+
+
+def _write(pieces: Iterator[bytes], output: Path) -> None:
+    with _told(output):
+        file = output.open("wb")
+    with file:
+        for piece in pieces:
+            with _told(output):
+                file.write(piece)
+                file.flush()
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """What goes wrong with the file is told as such; reading is the router's matter."""
+    try:
+        yield
+    except OSError as error:
+        fail(f"{output} cannot be written: {error.strerror or error}")
 
 
 def _time(given: str | None, option: str) -> object:

@@ -73,7 +73,7 @@ def load(kind: type[S], flags: Mapping[str, object]) -> Loaded[S]:
         environment.setdefault("home", os.environ[HOME_VARIABLE])
     _refuse_unknown_variables()
     home = given.get("home", environment.get("home") or DEFAULT_HOME)
-    file = Path(str(home)).expanduser() / kind.file_name
+    file = Path(os.path.expanduser(str(home))) / kind.file_name  # noqa: PTH111 - it never raises
     layers: dict[Source, Mapping[str, Any]] = {
         Source.FLAG: given,
         Source.ENV: {name: value for name, value in environment.items() if value != ""},

@@ -1,7 +1,7 @@
 """Every setting of both processes, declared once with type, default and help.
 
 Building a settings class reads nothing but its arguments; `load` brings file, environment and
-flags. Nobody changes settings after the start; `model_copy(update=…)` makes others.
+flags. A settings object never changes; what is changed while a router runs (`live`) makes others.
 """
 
 import ipaddress
@@ -36,7 +36,14 @@ RELAY_PORT = 11436
 
 
 def _as_home(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str | Path) else value
+    return _expanded(value) if isinstance(value, str | Path) else value
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no such user's home") from error
 
 
 def _lower(value: object) -> object:
@@ -184,7 +191,7 @@ def _check_distinct(servers: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _as_file(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+    return _expanded(value) if isinstance(value, str | Path) and str(value) else None
 
 
 File = Annotated[Path | None, BeforeValidator(_as_file)]
