@@ -56,7 +56,7 @@ CHECKED_BY_THE_ENGINE = (
     "169_v1_embeddings_completion_model",
     "178_v1_messages_no_max_tokens",
 )
-POST = b"POST /api/chat HTTP/1.1\r\n"
+POST = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\n"
 FORM = (
     b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
     b"Content-Type: multipart/form-data; boundary=edge\r\n"
@@ -75,6 +75,17 @@ def test_answers_as_recorded(pair: Pair, name: str) -> None:
     assert answer.header("location") == real.header("location")
     if real.status == 405:
         assert answer.header("allow") == real.header("allow")
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/api/chat", "/api/nope"])
+def test_no_host(pair: Pair, path: str) -> None:
+    recording = read(OLLAMA / "203_no_host_11.txt")
+    method = "POST" if path == "/api/chat" else "GET"
+    request = recording.request.replace(b"GET /api/version", f"{method} {path}".encode())
+    answer = exchange(pair.port, request)
+    assert answer.status == parse_response(recording.response).status
+    assert b"Host" in answer.body
+    assert answer.header("content-type").startswith("text/plain")
 
 
 def test_wrong_method_on_tags_names_both(pair: Pair) -> None:

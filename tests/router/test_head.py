@@ -30,6 +30,7 @@ def heads(draw: st.DrawFn) -> str:
     lines = [f"{name}: {value}" for name, value in pairs]
     lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(LENGTH_LINES)))
     version = draw(st.sampled_from(["1.1", "1.1", "1.0"]))
+    lines.insert(0, "Host: herd")
     return "\r\n".join([f"POST /api/chat HTTP/{version}", *lines, "", ""])
 
 
@@ -88,8 +89,8 @@ def test_the_same_head_is_not_read_twice() -> None:
 
 def test_another_head_is_read_anew() -> None:
     reader = HeadReader("10.0.0.7")
-    one = b"POST /api/chat HTTP/1.1\r\nContent-Length: 5\r\nX-Herd-Priority: batch\r\n\r\n"
-    other = b"POST /api/chat HTTP/1.1\r\nContent-Length: 5\r\nX-Herd-Priority: other\r\n\r\n"
+    one = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: 5\r\nX-Herd-Priority: batch\r\n\r\n"
+    other = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: 5\r\nX-Herd-Priority: other\r\n\r\n"
     first = read(reader, one)
     second = read(reader, other)
     assert first is not None

@@ -28,7 +28,7 @@ BODY = json.dumps(CHAT).encode()
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: %d\r\n\r\n"
 WHOLE = HEAD % len(BODY) + BODY
 PIECES = (
-    b"POST /api/chat HTTP/1.1\r\n",
+    b"POST /api/chat HTTP/1.1\r\nHost: herd\r\n",
     b"GET /api/tags HTTP/1.1\r\nHost: herd\r\n\r\n",
     b"Host: herd\r\n",
     b"Content-Length: 5\r\n",

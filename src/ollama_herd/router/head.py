@@ -44,6 +44,7 @@ class RequestHead:
         "encoding",
         "has_wishes",
         "headers",
+        "is_addressed",
         "length",
         "odd",
         "path",
@@ -57,6 +58,7 @@ class RequestHead:
         self.encoding = ""
         self.odd = False
         self.has_wishes = False  # headers that are meant for the herd
+        self.is_addressed = False  # it names a host
         self._for_engines: bytes | None = None
         self._allowed: Headers | ApiError | None = None
 
@@ -82,6 +84,8 @@ class RequestHead:
             self.length = int(value)
         elif lower == b"content-encoding":
             self.encoding = value.decode("latin-1").strip().lower()
+        elif lower == b"host":
+            self.is_addressed = True
         elif lower in _NOTED:
             if lower in FOR_THE_HERD:
                 self.has_wishes = True
@@ -169,7 +173,7 @@ class HeadReader:
             pass  # no server has to take it up (RFC 9110 §7.8): the answer is HTTP/1.1
         except httptools.HttpParserError:
             return None
-        if head.odd or parser.get_http_version() != "1.1":
+        if head.odd or not head.is_addressed or parser.get_http_version() != "1.1":
             return None
         self.keeps_alive = parser.should_keep_alive()
         self._known.learn(data)
