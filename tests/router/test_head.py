@@ -89,10 +89,9 @@ def test_the_same_head_is_not_read_twice() -> None:
 
 def test_another_head_is_read_anew() -> None:
     reader = HeadReader("10.0.0.7")
-    one = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: 5\r\nX-Herd-Priority: batch\r\n\r\n"
-    other = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: 5\r\nX-Herd-Priority: other\r\n\r\n"
-    first = read(reader, one)
-    second = read(reader, other)
+    head = b"POST /api/chat HTTP/1.1\r\nHost: herd\r\nContent-Length: 5\r\nX-Herd-Priority: %b\r\n\r\n"
+    first = read(reader, head % b"batch")
+    second = read(reader, head % b"other")
     assert first is not None
     assert second is not None
     assert second is not first
