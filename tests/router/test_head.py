@@ -97,7 +97,7 @@ def test_another_head_is_read_anew() -> None:
     assert first is not None
     assert second is not None
     assert second is not first
-    assert (b"x-herd-a", b"other") in second.headers
+    assert (b"x-herd-priority", b"other") in second.headers
 
 
 def test_an_offer_of_another_protocol_is_left_alone() -> None:
