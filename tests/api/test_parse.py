@@ -1,10 +1,13 @@
 """What the router understands of request bodies, held to what a real Ollama answered."""
 
+import gc
 import json
 import math
+import weakref
 
 import pytest
 
+from ollama_herd.api.bodies import keep_alive_s
 from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError, render, unknown_model
 from ollama_herd.api.parse import ParsedBody, read_request
@@ -259,3 +262,15 @@ def test_the_name_of_an_unknown_model_is_judged_by_the_fleet() -> None:
         exchange.content_type,
         exchange.answer,
     )
+
+
+def test_a_long_keep_alive_is_not_kept():
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    text = Text("9" * 100_000)
+    assert keep_alive_s(text) == f'time: invalid duration "{text}"'
+    seen = weakref.ref(text)
+    del text
+    gc.collect()
+    assert seen() is None

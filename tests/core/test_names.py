@@ -1,12 +1,14 @@
 """Model names: one key for everything people write for the same model."""
 
+import gc
 import string
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_herd.core.names import canonical_name
+from ollama_herd.core.names import KEPT_NAMES, canonical_name
 
 PART = st.text(string.ascii_lowercase + string.digits + "-_.", min_size=1, max_size=8)
 HOST = PART.map(lambda name: f"{name}.example:5000")
@@ -75,3 +77,29 @@ def test_namespaces_and_tags_tell_models_apart(namespace, model, tag, other):
 )
 def test_names_as_people_write_them(asked, key):
     assert canonical_name(asked) == key
+
+
+class Text(str):
+    """Whose end can be seen."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_long_names_are_not_kept():
+    name = Text("x" * 100_000)
+    assert canonical_name(name) == f"{name}:latest"
+    seen = weakref.ref(name)
+    del name
+    gc.collect()
+    assert seen() is None
+
+
+def test_so_many_names_are_kept():
+    seen = []
+    for number in range(3 * KEPT_NAMES):
+        name = Text(f"name-{number}")
+        assert canonical_name(name) == f"name-{number}:latest"
+        seen.append(weakref.ref(name))
+    del name
+    gc.collect()
+    assert sum(one() is not None for one in seen) <= KEPT_NAMES

@@ -205,7 +205,10 @@ _LONGEST_NS = 2**63
 """From here on Go's durations, 64 bits of nanoseconds, have no room: some 292 years."""
 
 
-@lru_cache(maxsize=64)
+KEPT_CHARS = 64
+"""Longer texts of durations are read anew each time: clients make them up, and they would stay."""
+
+
 def keep_alive_s(value: str | float) -> float | str:
     """Seconds that `keep_alive` asks for, or the text of its error.
 
@@ -214,12 +217,17 @@ def keep_alive_s(value: str | float) -> float | str:
     api.Duration of Ollama: a number is seconds, a string is a Go duration.
     """
     if isinstance(value, str):
-        ns = parse_duration(value)
-        if isinstance(ns, str):
-            return ns
-        return KEEP_FOREVER if ns < 0 else ns / 1e9
+        return _kept_for_s(value) if len(value) <= KEPT_CHARS else _kept_for_s.__wrapped__(value)
     number_ns = value * 1e9
     return int(number_ns) / 1e9 if 0 <= number_ns < _LONGEST_NS else KEEP_FOREVER
+
+
+@lru_cache(maxsize=64)
+def _kept_for_s(text: str) -> float | str:
+    ns = parse_duration(text)
+    if isinstance(ns, str):
+        return ns
+    return KEEP_FOREVER if ns < 0 else ns / 1e9
 
 
 _THINK_LEVELS = ("high", "medium", "low", "max")

@@ -88,7 +88,6 @@ class _Sites:
     ) -> None:
         board = load.board(model_key, fleet)
         places = board.places if board is not None else []
-        self._now_s = now_s
         self.rate_s = sum(place.load.rate_per_s(now_s) for place in places)
         self.hosts: list[Priced] = []
         self.others: list[Priced] = []

@@ -6,20 +6,26 @@ for a request that asks for other ones than those it runs with, and a request th
 window that is loaded when that suffices; what a client names itself is never changed.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ollama_herd.core.inflight import Options, Place, ReplicaLoad
 from ollama_herd.core.node import EngineKind
-from ollama_herd.core.request import Dialect
-
-if TYPE_CHECKING:
-    from ollama_herd.core.signals import Ask
+from ollama_herd.core.request import Dialect, InferenceRequest
 
 ANSWER_TOKENS = 512
 """Room for an answer that a request without bound must find in a window below the default."""
 
 ANSWER_MARGIN = 2.0
 """And so many times what its answers usually take."""
+
+
+class Asked(Protocol):
+    """What counts of `signals.Ask` here: load-time options, tokens of prompt and answer."""
+
+    request: InferenceRequest
+    options: Options
+    prompt: float
+    output: float
 
 
 def default_context(load: ReplicaLoad) -> int:
@@ -36,7 +42,7 @@ def options_at(place: Place, asked: Options) -> Options:
     return tuple(sorted((*asked, *place.options)))
 
 
-def needs_reload(place: Place, ask: "Ask") -> bool:
+def needs_reload(place: Place, ask: Asked) -> bool:
     """Whether the engine would load the model anew for this request as it came."""
     load = place.load
     wanted = options_at(place, ask.options)
@@ -57,7 +63,7 @@ def needs_reload(place: Place, ask: "Ask") -> bool:
     return effective != current if current else context != known_context
 
 
-def adopted_context(place: Place, ask: "Ask") -> int:
+def adopted_context(place: Place, ask: Asked) -> int:
     """The `num_ctx` that lets a request without one use the window that is loaded; 0 when it has
     to stay as it is: it names its own, its dialect has no such field, or the window is too small.
     """

@@ -16,7 +16,7 @@ from ollama_herd.api.parse import ParsedBody, read_request
 from ollama_herd.api.tail import Tail, read_tail
 from ollama_herd.api.translate import ENGINE_LACKS_FEATURE, LocalAnswer, replace_model
 from ollama_herd.api.wishes import priority_of
-from ollama_herd.core.names import canonical_name
+from ollama_herd.core.names import KEPT_CHARS, canonical_name
 from ollama_herd.core.node import Replica
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, Priority, RefusalKind
 from ollama_herd.core.retry import failing_status, may_retry
@@ -159,7 +159,8 @@ async def _fall_back(exchange: Exchange, parsed: ParsedBody, request: InferenceR
         body = replace_model(parsed.body, name) if parsed.body else b""
         other = msgspec.structs.replace(parsed, model=name, body=body, fallback_models=())
         key = canonical_name(name)
-        served = (b"X-Herd-Model", header_text(name))  # the fallback that answered, if one did
+        text = header_text(name[:KEPT_CHARS])  # no model has a longer one
+        served = (b"X-Herd-Model", text)  # the fallback that answered, if one did
         exchange.more = (*more, served)
         try:
             await _answer(
