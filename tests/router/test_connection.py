@@ -54,6 +54,17 @@ async def test_a_head_without_end_is_refused() -> None:
     assert wire.cut
 
 
+async def test_what_the_router_says_no_engine_says() -> None:
+    connection, _ = connected()
+    head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\nX-Herd-Node: another\r\nAccess-Control-Allow-Origin: *\r\n"
+        b"X-Request-Id: 7\r\nContent-Length: 0\r\n\r\n"
+    )
+    await head
+    assert connection.headers == [(b"X-Request-Id", b"7")]
+
+
 async def test_bytes_after_the_answer_end_the_connection() -> None:
     connection, wire = connected()
     head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")

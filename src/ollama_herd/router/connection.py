@@ -27,7 +27,10 @@ PIECE_BYTES = 64
 """What Python needs for a piece of bytes beside the bytes."""
 
 NOT_FOR_CLIENTS = HOP_BY_HOP | {b"vary"}
-"""Response headers that stop here, with those of the engine's own CORS answer."""
+"""Response headers that stop here."""
+
+NOT_OF_ENGINES = (b"access-control-", b"x-herd-")
+"""How headers begin that are the router's to say: an engine may be a herd itself."""
 
 
 EVENTS = b"text/event-stream"
@@ -379,7 +382,7 @@ class EngineConnection(asyncio.Protocol):
                 self.length = int(header[1])
             elif name == b"transfer-encoding":
                 chunked = True
-            elif name not in NOT_FOR_CLIENTS and not name.startswith(b"access-control-"):
+            elif name not in NOT_FOR_CLIENTS and not name.startswith(NOT_OF_ENGINES):
                 passed.append(header)
                 if name == b"content-type":
                     self.content_type = header[1]
