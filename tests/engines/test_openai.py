@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_herd.core.node import EngineKind, EngineReport
 from ollama_herd.engines.listings import parse_lm_studio
 from ollama_herd.engines.openai import (
     OpenAiProbe,
@@ -17,7 +18,7 @@ from ollama_herd.engines.openai import (
     parse_models,
     quantization,
 )
-from ollama_herd.engines.probe import Answer, EngineFailure, EngineHttp
+from ollama_herd.engines.probe import Answer, EngineFailure, EngineHttp, Findings
 from tests.agent.fake_engine import (
     LLAMACPP,
     body_of,
@@ -72,6 +73,62 @@ def test_vllm_has_in_memory_what_it_lists() -> None:
     assert found.models[0].details.context_length == 8192
     assert found.loaded[0].context_length == 8192
     assert found.slots is None
+
+
+ODD = [
+    {"id": ""},
+    {"id": "x" * 600},
+    {"id": "m", "meta": {"size": -1}},
+    {"id": "m", "meta": {"size": 2**63, "n_ctx": 4}},
+    {"id": "m", "meta": {"n_ctx": -4}},
+    {"id": "m", "max_model_len": -1, "owned_by": "vllm"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_no_report_can_hold_is_left_out(odd: dict[str, object]) -> None:
+    body = json.dumps({"data": [odd, {"id": "good"}]}).encode()
+    found = parse_models(Answer(200, body), None, "x")
+    assert [model.name for model in found.models] == ["good"]
+    assert is_reportable(found)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"total_slots": -1, "build_info": "b1"},
+        {"total_slots": 10**6, "build_info": "b1"},
+        {"max_instances": -1, "build_info": "b1"},
+        {"build_info": "b" * 600},
+    ],
+    ids=str,
+)
+def test_facts_that_no_report_can_hold_are_none(said: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(said), type=Props)
+
+
+def test_lm_studios_odd_entries_are_left_out() -> None:
+    odd = [{"id": ""}, {"id": "m", "loaded_context_length": -1, "state": "loaded"}]
+    body = json.dumps({"data": [*odd, {"id": "good"}]}).encode()
+    found = parse_lm_studio(Answer(200, body), "x")
+    assert [model.name for model in found.models] == ["good"]
+    assert is_reportable(found)
+
+
+def is_reportable(found: Findings) -> bool:
+    """Whether a router would take it in."""
+    report = EngineReport(
+        "openai-1",
+        EngineKind.OPENAI,
+        1,
+        version=found.version,
+        models=found.models,
+        loaded=found.loaded,
+        slots=found.slots,
+        max_loaded=found.max_loaded,
+    )
+    return msgspec.json.decode(msgspec.json.encode(report), type=EngineReport) == report
 
 
 def test_nothing_is_claimed_of_an_engine_that_lists_its_disk() -> None:

@@ -14,7 +14,7 @@ from ollama_herd.core.trace import Trace
 from ollama_herd.store.database import Database
 from ollama_herd.store.labels import LABEL_CHARS, stored_text, tags_of, tags_text
 from ollama_herd.store.record import Record
-from ollama_herd.store.rows import KEPT_CANDIDATES, LARGEST_JSON_BYTES
+from ollama_herd.store.rows import KEPT_CANDIDATES, LARGEST_JSON_BYTES, row_of
 from ollama_herd.store.stored import StoredTrace
 from ollama_herd.store.traces import TraceStore
 from tests.store import samples
@@ -291,3 +291,12 @@ def test_stored_text_is_stable(text: str) -> None:
     assert len(kept) <= LABEL_CHARS
     if len(text) <= LABEL_CHARS and "\0" not in text:
         assert kept == text
+
+
+@pytest.mark.parametrize("length", [LABEL_CHARS - 1, LABEL_CHARS, LABEL_CHARS + 1, 10**6])
+def test_a_name_that_a_client_made_up_waits_as_it_will_be_kept(length: int) -> None:
+    sent = samples.trace(model="x" * length, model_served="", attempts=(), decision=None)
+    row = row_of(sent)
+    assert len(repr(row)) < 20 * LABEL_CHARS
+    _, place, _, _ = row
+    assert stored_text(place[3]) == stored_text(sent.request.model_key)

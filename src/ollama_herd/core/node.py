@@ -26,6 +26,11 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Label = Annotated[str, Meta(max_length=512)]
 """Names and versions: the longest model name seen is under 200 characters."""
 
+Name = Annotated[str, Meta(min_length=1, max_length=512)]
+"""Of a model."""
+
+MOST_SLOTS = 100_000
+
 Identity = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[\x21-\x7e]+\Z")]
 """Written into the head of a tunnel, so visible ASCII only."""
 
@@ -86,7 +91,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     are mere names.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: Name
     digest: Label = ""
     weights: Annotated[str, Meta(max_length=4096)] = ""  # one digest a file of the runner
     size_bytes: Amount = 0
@@ -128,7 +133,7 @@ class EngineReport(msgspec.Struct, frozen=True, omit_defaults=True):
     version: Label = ""
     models: tuple[Model, ...] = ()
     loaded: tuple[LoadedModel, ...] = ()
-    slots: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] | None = None
     max_loaded: Amount | None = None
     error: str = ""
     speaks_anthropic: bool = False

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ollama_herd.core.node import LoadedModel, Model, ModelDetails
+from ollama_herd.core.node import Amount, LoadedModel, Model, ModelDetails, Name
 from ollama_herd.engines.probe import Answer, Findings, decode_each, expect
 
 
@@ -22,14 +22,14 @@ class Listing(NamedTuple):
 class _LmStudioEntry(msgspec.Struct):
     """An entry of LM Studio's own `/api/v0/models`."""
 
-    id: str
+    id: Name
     type: str = ""  # llm, vlm, embeddings
     arch: str = ""
     compatibility_type: str = ""  # gguf, mlx
     quantization: str = ""
     state: str = ""  # loaded, not-loaded
     max_context_length: int = 0
-    loaded_context_length: int = 0
+    loaded_context_length: Amount = 0
 
 
 class _LmStudioModels(msgspec.Struct):

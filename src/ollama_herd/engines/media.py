@@ -7,7 +7,7 @@ What such a server is for is known from the settings, since few of them say it.
 import msgspec
 
 from ollama_herd.core.abilities import IMAGE, TRANSCRIPTION
-from ollama_herd.core.node import EngineKind, Model
+from ollama_herd.core.node import EngineKind, Model, Name
 from ollama_herd.core.request import Kind
 from ollama_herd.engines.openai import refuse_if_locked
 from ollama_herd.engines.probe import EngineFailure, EngineHttp, Findings, decode_each, expect
@@ -21,7 +21,7 @@ _TASKS = {Kind.IMAGE: "text-to-image", Kind.SPEECH: "automatic-speech-recognitio
 
 
 class _Entry(msgspec.Struct):
-    id: str
+    id: Name
     task: str = ""
 
 
@@ -60,7 +60,7 @@ class MediaProbe:
             listed = expect(answer, "/v1/models", _Models, self._http.netloc)
             entries = decode_each(listed.data, _Entry)
             wanted = ("", _TASKS[self._purpose.kind])
-            names = tuple(entry.id for entry in entries if entry.task in wanted and entry.id)
+            names = tuple(entry.id for entry in entries if entry.task in wanted)
         capabilities = (_CAPABILITY[self._purpose.kind],)
         return Findings(
             models=tuple(Model(name=name, capabilities=capabilities) for name in names),

@@ -45,7 +45,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class _Version(msgspec.Struct):
-    version: str
+    version: Label
 
 
 class _Entries(msgspec.Struct):

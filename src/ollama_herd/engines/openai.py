@@ -2,12 +2,22 @@
 
 import re
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from ollama_herd.clock import monotonic_s
-from ollama_herd.core.node import EngineKind, LoadedModel, Model, ModelDetails
+from ollama_herd.core.node import (
+    MOST_SLOTS,
+    Amount,
+    EngineKind,
+    Label,
+    LoadedModel,
+    Model,
+    ModelDetails,
+    Name,
+)
 from ollama_herd.engines.listings import LISTINGS, Listing
 from ollama_herd.engines.probe import (
     PROBE_TIMEOUT_S,
@@ -30,13 +40,15 @@ _T = TypeVar("_T")
 
 
 class _Meta(msgspec.Struct):
-    """llama.cpp's facts of a model in memory; `n_ctx` is the context of one slot."""
+    """llama.cpp's facts of a model in memory; `n_ctx` is the context of one slot. What goes into a
+    report is held to its bounds here, that one odd entry does not cost the node.
+    """
 
-    n_ctx: int = 0
+    n_ctx: Amount = 0
     n_ctx_train: int = 0
     n_embd: int = 0
     n_params: int = 0
-    size: int = 0
+    size: Amount = 0
     ftype: str = ""
 
 
@@ -48,11 +60,11 @@ class _Status(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct):
-    id: str
+    id: Name
     owned_by: str = ""
     meta: _Meta | None = None
     status: _Status | None = None
-    max_model_len: int | None = None  # vLLM
+    max_model_len: Amount | None = None  # vLLM
 
 
 class _OllamaLike(msgspec.Struct):
@@ -74,14 +86,14 @@ class _Template(msgspec.Struct):
 class Props(msgspec.Struct):
     """llama.cpp's `/props`; `max_instances` only in router mode."""
 
-    total_slots: int | None = None
-    max_instances: int | None = None
-    build_info: str = ""
+    total_slots: Annotated[int, Meta(ge=0, le=MOST_SLOTS)] | None = None
+    max_instances: Amount | None = None
+    build_info: Label = ""
     chat_template_caps: _Template | None = None
 
 
 class _Version(msgspec.Struct):
-    version: str = ""
+    version: Label = ""
 
 
 def model_name(name: str) -> str:
@@ -173,7 +185,8 @@ def _slots(entries: list[_Entry], props: Props | None) -> int | None:
         return props.total_slots
     stated = [_argument(entry.status.args, "--parallel") for entry in entries if entry.status]
     counts = [int(value) for value in stated if value.isascii() and value.isdigit()]
-    return min(counts) if counts and len(counts) == len(stated) and min(counts) > 0 else None
+    is_told = len(counts) == len(stated) and 0 < min(counts, default=0) <= MOST_SLOTS
+    return min(counts) if is_told else None
 
 
 def _argument(args: list[str], name: str) -> str:

@@ -29,6 +29,9 @@ LARGEST_JSON_BYTES = 32 * 1024
 """A record beyond this has its texts and lists cut: someone is playing tricks, one with
 KEPT_CANDIDATES has 3 KB."""
 
+MADE_UP_CHARS = LABEL_CHARS + 1
+"""Of a name that no node has: it waits for the writer, and one more tells that it was cut."""
+
 ROW_COLUMNS = tuple(column.name for column in traces.columns if column.name != "id")
 
 _LARGEST_INT = 2**63 - 1
@@ -67,7 +70,7 @@ def row_of(trace: Trace) -> Row:
         request.client,
         trace.key_name,
         request.path,
-        trace.model_served or request.model_key,
+        trace.model_served or request.model_key[:MADE_UP_CHARS],
         trace.node_id,
         trace.status,
         trace.error,
