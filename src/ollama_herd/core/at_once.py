@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.predict import Predictor
-from ollama_herd.core.queue import QueueSettings, refusal
+from ollama_herd.core.queue import QueueSettings, no_place, refusal
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, RefusalKind
 from ollama_herd.core.routing import rank
 from ollama_herd.core.scheduler import Scheduler
@@ -62,7 +62,7 @@ class AtOnce(Scheduler):
         ranking = rank(Ask(request, fleet.nodes, self._load, now_s), fleet, pending.excluded)
         rejected = ranking.rejected
         if not ranking.priced:
-            refused = self._no_place(request, rejected)
+            refused = no_place(request, fleet, rejected)
             refused = refused or refusal(RefusalKind.NO_NODE, request, fleet, rejected)
             return Refuse(request.request_id, refused, rejected)
         chosen = self._pick(request.model_key, ranking.priced)

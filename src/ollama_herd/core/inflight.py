@@ -68,6 +68,7 @@ class Running(msgspec.Struct, eq=False):
     prefill_s: float  # predicted, without the node's bias
     step_s: float  # predicted, without the node's bias
     stall_s: float
+    share_tokens: float  # what it is expected to take, as `shares` counts it
     is_cold: bool
     is_cache_known: bool
     is_probe: bool  # one more than the known slots, to learn of another

@@ -5,6 +5,7 @@ moment a request went there. Heartbeats correct this only where nothing of ours 
 Written by the scheduler alone; `decide` reads it. Times are router monotonic seconds.
 """
 
+from ollama_herd.core import slots
 from ollama_herd.core.digests import served_digest
 from ollama_herd.core.filters import Board, never_fits, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
@@ -12,7 +13,6 @@ from ollama_herd.core.hours import HOURS, OwnerHours
 from ollama_herd.core.inflight import (
     FAILURES_TO_BAR,
     PAUSE_MIN_S,
-    PROBE_PAUSE_S,
     RATE_TAU_S,
     REPORT_LAG_S,
     NodeLoad,
@@ -26,9 +26,6 @@ from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.request import InferenceRequest, OutcomeKind
 from ollama_herd.core.runner import default_context
-
-SLOTS_MAX = 64
-"""More than any engine's default; learned slots stop here."""
 
 BAR_S = 5.0
 BAR_MAX_S = 60.0
@@ -277,10 +274,12 @@ class Load:
 
     def first_byte(self, run: Running, now_s: float) -> None:
         """The first byte of the answer came: loaded, prompt evaluated, decoding."""
-        if run.first_byte_s >= 0:
-            return
+        if run.first_byte_s < 0:
+            run.node.advance(now_s)
+            self._begins(run, now_s)
+
+    def _begins(self, run: Running, now_s: float) -> None:
         replica, node = run.replica, run.node
-        node.advance(now_s)
         run.first_byte_s = now_s
         if node.starts != run.number:
             run.is_prefill_clean = False
@@ -303,24 +302,12 @@ class Load:
         if not replica.is_reported_hot:
             self._unconfirmed[replica.key] = replica
 
-    def _learn_slots(self, replica: ReplicaLoad, run: Running) -> None:
-        """An engine with one slot answers in order: a request's first byte while one sent before
-        it still runs shows another slot. Seen twice, it counts. Refusals come at once and show
-        nothing, so only completed answers are asked.
-        """
-        if run.overlapped < replica.learned_slots or run.request.is_load_only:
-            return
-        replica.overlaps += 1
-        if replica.overlaps >= 2:
-            replica.overlaps = 0
-            replica.probe_pause_s = PROBE_PAUSE_S
-            replica.learned_slots = min(replica.learned_slots + 1, SLOTS_MAX)
-            replica.set_slots()
-
-    def end(self, run: Running, now_s: float, *, answered: bool) -> None:
-        """The request left its replica, however."""
+    def end(self, run: Running, now_s: float, *, answered: bool, at_once: bool = False) -> None:
+        """The request left its replica, however; `at_once` with the first byte of its answer."""
         replica, node = run.replica, run.node
         node.advance(now_s)
+        if at_once and run.first_byte_s < 0:
+            self._begins(run, now_s)
         del self.running[run.request.request_id]
         replica.ended(run)
         if node.starts != run.number:
@@ -335,9 +322,7 @@ class Load:
         node.version += 1
         replica.changed_s = now_s
         if replica.replica.slots is None:
-            if answered:
-                self._learn_slots(replica, run)
-            _judge_probes(replica, run, now_s)
+            slots.learn(run, now_s, answered=answered)
         if replica.loading_until_s:
             if answered:
                 self._became_hot(replica)
@@ -469,17 +454,6 @@ def _note_context(load: ReplicaLoad, context: int) -> None:
 
 def _rest_s(failures: int) -> float:
     return min(BAR_S * 2.0 ** min(failures - FAILURES_TO_BAR, 6), BAR_MAX_S)
-
-
-def _judge_probes(replica: ReplicaLoad, ended: Running, now_s: float) -> None:
-    """A probe that had time for its first byte, and got none until another ended, found no slot."""
-    if ended.is_probe:
-        return
-    for other in replica.running.values():
-        if other.is_probe and other.first_byte_s < 0:
-            other.is_probe = False
-            if now_s - other.dispatched_s > 1.5 * other.prefill_s:
-                replica.probed_in_vain(now_s)
 
 
 def _note_owner(pace: NodePace, node: Node, hour: int, now_s: float) -> None:

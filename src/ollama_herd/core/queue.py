@@ -9,6 +9,7 @@ from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.load import Load
 from ollama_herd.core.request import InferenceRequest, Kind, Priority, Refusal, RefusalKind
+from ollama_herd.core.routing import is_waiting_for_report
 from ollama_herd.core.shares import Shares
 from ollama_herd.core.waiting import WaitingRoom
 from ollama_herd.core.waits import expected_starts
@@ -110,6 +111,21 @@ def view(load: Load, room: WaitingRoom, fleet: Fleet, shares: Shares, now_s: flo
         replicas=replicas,
         requests=tuple(requests),
     )
+
+
+def no_place(
+    request: InferenceRequest, fleet: Fleet, rejected: tuple[Rejected, ...]
+) -> Refusal | None:
+    """The refusal of a request nobody can take, None when it is worth waiting."""
+    if not rejected:
+        return refusal(RefusalKind.UNKNOWN_MODEL, request, fleet)
+    if is_waiting_for_report(rejected):
+        return None
+    if all(r.reason is Eliminated.MISSING_CAPABILITY for r in rejected):
+        return refusal(RefusalKind.WRONG_KIND, request, fleet)
+    if all(r.reason is Eliminated.CLOUD_MODEL for r in rejected):
+        return cloud_refusal(request.model)
+    return refusal(RefusalKind.NO_NODE, request, fleet, rejected)
 
 
 def refusal(

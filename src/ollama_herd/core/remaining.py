@@ -13,14 +13,14 @@ LEAST_S = 1e-3
 
 
 WITNESSES = 4
-"""Running requests asked what one more costs them, where it need not wait for them: they differ
-little, and each one asked makes every decision dearer."""
+"""So many running requests are all asked what one more costs them, where it need not wait for them;
+of more every third of the sample: they differ little, and each makes every decision dearer."""
 
 
 def witnesses(replica: ReplicaLoad) -> list[Running]:
     """Of the replica's sample those that stand for all when no slot has to free."""
     sample = replica.sample
-    return sample if len(sample) <= WITNESSES else sample[::2]
+    return sample if len(sample) <= WITNESSES else sample[::3]
 
 
 def remaining_times(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ollama_herd.core import learning
-from ollama_herd.core.decision import Eliminated, Rejected, RouteDecision
+from ollama_herd.core.decision import RouteDecision
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.explanation import Explanation, explanation
 from ollama_herd.core.fleet import Fleet
@@ -18,13 +18,12 @@ from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.pins import Pin, Pinned, Pins, Wish, keeping_request
 from ollama_herd.core.predict import Predictor, SlotKey
-from ollama_herd.core.queue import QueueSettings, QueueView, cloud_refusal, refusal, view
+from ollama_herd.core.queue import QueueSettings, QueueView, no_place, refusal, view
 from ollama_herd.core.renewal import Renewals
 from ollama_herd.core.request import (
     InferenceRequest,
     Kind,
     OutcomeKind,
-    Refusal,
     RefusalKind,
     Usage,
 )
@@ -86,7 +85,7 @@ class Scheduler:
         if request.prefix and priced:
             self._load.saw_prompt(request, now_s)
         if not priced:
-            refused = self._no_place(request, ranking.rejected)
+            refused = no_place(request, fleet, ranking.rejected)
             if refused is not None:
                 return (Refuse(request.request_id, refused, ranking.rejected),)
         elif (
@@ -118,13 +117,17 @@ class Scheduler:
         usage: Usage | None,
         fleet: Fleet,
         now_s: float,
+        *,
+        at_once: bool = False,
     ) -> Sequence[Effect]:
-        """The request ended for good. Only a completed answer teaches the predictor."""
+        """The request ended for good. Only a completed answer teaches the predictor. `at_once` when
+        the first byte, not told before, came with the last.
+        """
         pending = self._granted.pop(request_id, None)
         if pending is None:
             return ()
         output = usage.output_tokens if usage is not None else None
-        run = self._end(request_id, outcome, now_s, output)
+        run = self._end(request_id, outcome, now_s, output, at_once=at_once)
         if outcome is OutcomeKind.COMPLETED:
             learning.learn(self._load, run, usage, now_s)
             self._load.answered(run)
@@ -303,20 +306,6 @@ class Scheduler:
         self._turns.renew(now_s)
         self._shares.forget(now_s)
 
-    def _no_place(
-        self, request: InferenceRequest, rejected: tuple[Rejected, ...]
-    ) -> Refusal | None:
-        """The refusal of a request nobody can take, None when it is worth waiting."""
-        if not rejected:
-            return refusal(RefusalKind.UNKNOWN_MODEL, request, self._fleet)
-        if is_waiting_for_report(rejected):
-            return None
-        if all(r.reason is Eliminated.MISSING_CAPABILITY for r in rejected):
-            return refusal(RefusalKind.WRONG_KIND, request, self._fleet)
-        if all(r.reason is Eliminated.CLOUD_MODEL for r in rejected):
-            return cloud_refusal(request.model)
-        return refusal(RefusalKind.NO_NODE, request, self._fleet, rejected)
-
     def _enqueue(
         self, request: InferenceRequest, ranking: Ranking, now_s: float
     ) -> Sequence[Effect]:
@@ -399,6 +388,7 @@ class Scheduler:
             best.prefill / pace.bias_prefill,
             best.decode / output / pace.bias_decode if output else 0.0,
             rates.step_s * (1 + pace.alpha * (running - 1)) if running else 0.0,
+            work(ask.prompt, best.cached, output),
             is_cold,
             is_cold or ask.chain != (),
             running >= replica.slots,
@@ -411,26 +401,31 @@ class Scheduler:
             replica.mirror.take(ask.chain, replica.slots, request.request_id, now_s)
         node.add_busy(best.prefill + best.decode, replica.slots)
         self._load.start(run, now_s)
-        self._shares.started(request.client, work(run.prompt, run.cached, run.output))
+        self._shares.started(request.client, run.share_tokens)
 
     def _end(
-        self, request_id: str, outcome: OutcomeKind, now_s: float, output: float | None = None
+        self,
+        request_id: str,
+        outcome: OutcomeKind,
+        now_s: float,
+        output: float | None = None,
+        *,
+        at_once: bool = False,
     ) -> Running:
         """The request left its replica, with so many tokens of answer if that is known."""
         load = self._load
         run = load.running[request_id]
         answered = outcome is OutcomeKind.COMPLETED
         self._twins.discard(request_id)
-        load.end(run, now_s, answered=answered)
+        load.end(run, now_s, answered=answered, at_once=at_once)
         replica = run.replica
         if replica.mirror.slots:
             kept = answered or (outcome is OutcomeKind.CANCELLED and run.first_byte_s >= 0)
             replica.mirror.release(request_id, replica.slots, now_s, kept=kept)
-        expected = work(run.prompt, run.cached, run.output)
         if output is None:
             output = run.output if answered else run.tokens
-        taken = work(run.prompt, run.cached, output)
-        self._shares.ended(run.request.client, expected, taken, now_s)
+        taken = run.share_tokens + output - run.output
+        self._shares.ended(run.request.client, run.share_tokens, taken, now_s)
         if outcome is OutcomeKind.CLIENT_ERROR and run.is_cold and not replica.running:
             load.doubt(replica)
         if outcome is OutcomeKind.UNREACHABLE:

@@ -189,7 +189,7 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
     rest_step_s, share, delay = step_s * batched * slow_decode, alpha / batched, 0.0
     asked = replica.sample
     if len(asked) > WITNESSES:
-        asked = asked[::2]
+        asked = asked[::3]
     for run in asked:
         if run.first_byte_s < 0 and run.first_due_s > now_s:
             rest = run.output * rest_step_s + (run.first_due_s - now_s)

@@ -168,10 +168,9 @@ class Dispatcher:
         """The slot is free; what was seen teaches the predictor. `at_once` when the first byte,
         not told before, came with the last.
         """
-        finished_s = monotonic_s()
-        if at_once:
-            self._scheduler.on_first_byte(request_id, finished_s)
-        effects = self._scheduler.on_finished(request_id, outcome, usage, self._fleet, finished_s)
+        effects = self._scheduler.on_finished(
+            request_id, outcome, usage, self._fleet, monotonic_s(), at_once=at_once
+        )
         if effects:
             self._settle(effects)
 

@@ -106,11 +106,13 @@ def passed_on(headers: Headers) -> bytes:
 class KnownHead:
     """The bytes of a head that was read before, but for the length of the body it announces."""
 
-    __slots__ = ("_rest", "_start", "length")
+    __slots__ = ("_digits_at", "_rest", "_rest_bytes", "_start", "length")
 
     def __init__(self) -> None:
         self._start = b""  # up to its length
+        self._digits_at = 0
         self._rest = b""  # behind its length
+        self._rest_bytes = 0
         self.length = 0
 
     def learn(self, head: bytes) -> None:
@@ -126,6 +128,7 @@ class KnownHead:
         line_end = head.find(b"\r\n", at)
         if head[at:line_end].isdigit():
             self._start, self._rest = head[:at], head[line_end:]
+            self._digits_at, self._rest_bytes = at, len(self._rest)
 
     def end_in(self, data: bytes) -> int:
         """Where the body begins in `data` when it starts with this head, `length` then being that
@@ -134,12 +137,13 @@ class KnownHead:
         start = self._start
         if not start or not data.startswith(start):
             return 0
-        line_end = data.find(b"\r\n", len(start), len(start) + LENGTH_DIGITS)
-        digits = data[len(start) : line_end]
+        at = self._digits_at
+        line_end = data.find(b"\r\n", at, at + LENGTH_DIGITS)
+        digits = data[at:line_end]
         if line_end < 0 or not digits.isdigit() or not data.startswith(self._rest, line_end):
             return 0
         self.length = int(digits)
-        return line_end + len(self._rest)
+        return line_end + self._rest_bytes
 
 
 class HeadReader:
