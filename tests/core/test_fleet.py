@@ -15,6 +15,7 @@ from ollama_herd.core.fleet import (
     Fleet,
     NodeDrained,
     NodeForgotten,
+    NodeRenamed,
     NodeReported,
     TimePassed,
     apply,
@@ -60,6 +61,7 @@ events = st.one_of(
     st.builds(NodeReported, reports | deltas, st.just("10.0.0.1")),
     st.builds(TimePassed, st.just(2.0), st.sampled_from([0.0, 3.0, 40.0])),
     st.builds(NodeDrained, st.sampled_from(NODES), st.booleans()),
+    st.builds(NodeRenamed, st.sampled_from(NODES), st.sampled_from(["a", "studio"])),
     st.builds(NodeForgotten, st.sampled_from(NODES)),
     st.builds(
         EngineRelisted,

@@ -82,6 +82,13 @@ class NodeDrained(msgspec.Struct, frozen=True):
     draining: bool
 
 
+class NodeRenamed(msgspec.Struct, frozen=True):
+    """An operator gives a node another name."""
+
+    node_id: str
+    name: str
+
+
 class NodeForgotten(msgspec.Struct, frozen=True):
     """An operator removes a node from the fleet."""
 
@@ -102,7 +109,15 @@ class RunnersStuck(msgspec.Struct, frozen=True):
     stuck: tuple[StuckRunner, ...]
 
 
-FleetEvent = NodeReported | TimePassed | NodeDrained | NodeForgotten | EngineRelisted | RunnersStuck
+FleetEvent = (
+    NodeReported
+    | TimePassed
+    | NodeDrained
+    | NodeRenamed
+    | NodeForgotten
+    | EngineRelisted
+    | RunnersStuck
+)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -144,8 +159,8 @@ def apply(fleet: Fleet, event: FleetEvent, now_s: float) -> Fleet:
             return _reported(fleet, event, now_s)
         case TimePassed():
             return _aged(fleet, event, now_s)
-        case NodeDrained():
-            return _drained(fleet, event)
+        case NodeDrained() | NodeRenamed():
+            return _decided(fleet, event)
         case EngineRelisted():
             return _relisted(fleet, event)
         case RunnersStuck():
@@ -273,11 +288,16 @@ def _status_at(node: Node, silent_s: float, interval_s: float) -> NodeStatus:
     return node.status
 
 
-def _drained(fleet: Fleet, event: NodeDrained) -> Fleet:
+def _decided(fleet: Fleet, event: NodeDrained | NodeRenamed) -> Fleet:
     node = fleet.nodes.get(event.node_id)
-    if node is None or node.draining == event.draining:
+    if node is None:
         return fleet
-    changed = msgspec.structs.replace(node, draining=event.draining)
+    if isinstance(event, NodeDrained):
+        changed = msgspec.structs.replace(node, draining=event.draining)
+    else:
+        changed = msgspec.structs.replace(node, name=event.name)
+    if (changed.draining, changed.name) == (node.draining, node.name):
+        return fleet
     return _with_nodes(fleet, {**fleet.nodes, node.node_id: changed}, (node.node_id,))
 
 

@@ -85,7 +85,7 @@ class _Joining:
         return await self._decide(node_id, is_banned=False)
 
     async def rename(self, request: web.Request) -> web.Response:
-        """Another name for a node, with its next report; "" gives it back its own."""
+        """Another name for a node; "" gives it back its own, with its next report."""
         node = named(self._registry.fleet, request)
         if isinstance(node, web.Response):
             return node
@@ -96,8 +96,10 @@ class _Joining:
         if len(name) > MAX_NAME or not name.isprintable():
             reason = f"a name has up to {MAX_NAME} printable characters"
             return refused(400, "bad_name", reason)
-        self._registry.ask_anew(node.node_id)
-        return await self._decide(node.node_id, name=name)
+        answer = await self._decide(node.node_id, name=name)
+        if answer.status == 200:
+            self._registry.rename(node.node_id, name)
+        return answer
 
     def _id_of(self, request: web.Request) -> str | web.Response:
         """Of a node of the fleet, or of a machine that waits."""

@@ -16,6 +16,7 @@ from ollama_herd.core.fleet import (
     FleetEvent,
     NodeDrained,
     NodeForgotten,
+    NodeRenamed,
     NodeReported,
     RunnersStuck,
     TimePassed,
@@ -145,6 +146,12 @@ class Registry:
 
     def drain(self, node_id: str, *, draining: bool) -> None:
         self._apply(NodeDrained(node_id, draining))
+
+    def rename(self, node_id: str, name: str) -> None:
+        """Another name at once; "" is its own again, which only its next report tells."""
+        if name:
+            self._apply(NodeRenamed(node_id, name))
+        self.ask_anew(node_id)
 
     def forget(self, node_id: str) -> None:
         for key in [key for key in self._relistings if key[0] == node_id]:
