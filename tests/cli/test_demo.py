@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,10 @@ class TestWithTheEmbeddedEngine:
             said = read_until(process, "Ctrl-C ends the demo")
             url = re.search(r"Ollama API +(http://\S+)", said)
             assert url is not None
+            for line in re.findall(r"(?:Dashboard|Fleet status) +(http://\S+)", said):
+                with urllib.request.urlopen(line, timeout=10) as page:
+                    assert page.status == 200, line
+            assert f"{url[1]}/dashboard" in said
             chat.ask(url[1], chat.request_body(model.NAME), print)
             assert len(running(home)) == 5
             process.send_signal(signal.SIGINT)

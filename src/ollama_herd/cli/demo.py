@@ -180,6 +180,7 @@ def _stay(console: Console, fleet: DemoFleet, plan: Plan) -> None:
     body = json.dumps({"model": plan.model, "messages": [{"role": "user", "content": "Hello"}]})
     console.print(
         f"""
+Dashboard        {fleet.url}/dashboard
 Ollama API       {fleet.url}
 OpenAI base URL  {fleet.url}/v1
 Fleet status     {fleet.url}/fleet/status
