@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from ollama_herd.demo import chat, model
 from tests.fakes.models import model as fake_model
 from tests.fakes.ollama import FakeOllama
+from tests.fakes.raw import call
 
 GGUF = os.environ.get("HERD_TEST_GGUF", "")
 NO_OLLAMA = {"OLLAMA_HOST": "127.0.0.1:1"}
@@ -126,10 +126,10 @@ class TestWithTheEmbeddedEngine:
             said = read_until(process, "Ctrl-C ends the demo")
             url = re.search(r"Ollama API +(http://\S+)", said)
             assert url is not None
-            for line in re.findall(r"(?:Dashboard|Fleet status) +(http://\S+)", said):
-                with urllib.request.urlopen(line, timeout=10) as page:
-                    assert page.status == 200, line
-            assert f"{url[1]}/dashboard" in said
+            port = int(url[1].rpartition(":")[2])
+            pages = re.findall(rf"(?:Dashboard|Fleet status) +{url[1]}(/\S+)", said)
+            assert pages == ["/dashboard", "/fleet/status"]
+            assert [call(port, "GET", page).status for page in pages] == [200, 200]
             chat.ask(url[1], chat.request_body(model.NAME), print)
             assert len(running(home)) == 5
             process.send_signal(signal.SIGINT)
