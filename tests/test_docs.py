@@ -63,6 +63,19 @@ def test_pages_are_what_the_code_gives() -> None:
     assert not stale, "run `make docs` and commit what it writes"
 
 
+def test_every_part_of_a_page_is_made() -> None:
+    assert not [_name(path) for path, text in docs.pages().items() if "<!-- part:" in text]
+    assert "## `herd-node`" in _read("cli.md")
+
+
+def test_nobody_is_told_to_install_the_other_project_of_our_name() -> None:
+    """`ollama-herd` on PyPI is another program."""
+    told = re.compile(r"install\s+(?:-\S+\s+)*['\"]?ollama-herd")
+    source = [*ROOT.glob("src/ollama_herd/**/*.py"), *ROOT.glob("web/src/**/*.svelte")]
+    assert len(source) > 100
+    assert not [_name(p) for p in [*PAGES, *source] if told.search(p.read_text(encoding="utf-8"))]
+
+
 @pytest.mark.parametrize("kind", [RouterSettings, NodeSettings])
 def test_every_setting_is_listed(kind: type[RouterSettings | NodeSettings]) -> None:
     page = _read("configuration.md")

@@ -18,7 +18,7 @@ from tools.sources import ROOT
 DOCS = ROOT / "docs"
 MEANINGS = ROOT / "web" / "src" / "lib" / "meanings.json"
 
-_PART = re.compile(r"^<!-- part: (\w+)((?: [\w./]+)*) -->$", re.MULTILINE)
+_PART = re.compile(r"^<!-- part: (\w+)((?: [\w./-]+)*) -->$", re.MULTILINE)
 _VALUE = re.compile(r"\{\{([\w.]+)\}\}")
 
 
@@ -37,6 +37,8 @@ def render(template: Path) -> str:
     text = template.read_text(encoding="utf-8")
     text = _VALUE.sub(lambda mark: _value(mark[1]), text)
     text = _PART.sub(lambda mark: PARTS[mark[1]](*mark[2].split()), text)
+    if "<!-- part:" in text:
+        raise KeyError(f"{template.name} has a part that is no mark")
     note = f"<!-- Made by `make docs` from {template.name} and the code; edit those. -->"
     return f"{note}\n\n{text.strip()}\n"
 

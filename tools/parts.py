@@ -352,7 +352,8 @@ def _command(command: Any, path: str, depth: int) -> str:
 
 
 def _argument(one: Any) -> str:
-    name = (one.metavar or one.name.upper()).strip("[]{}")
+    name = (one.metavar or one.name.upper()).strip("[]{}.")
+    name += "..." if one.nargs == -1 else ""
     return name if one.required else f"[{name}]"
 
 

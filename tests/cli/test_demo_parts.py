@@ -177,7 +177,7 @@ def test_the_extra_asks_for_the_engine_where_it_has_wheels():
 
 @pytest.mark.parametrize(
     ("machine", "words"),
-    [("riscv64", "has no wheel for linux on riscv64"), ("x86_64", "'ollama-herd[demo]'")],
+    [("riscv64", "has no wheel for linux on riscv64"), ("x86_64", "pip install '.[demo]'")],
 )
 def test_without_the_engine_it_says_what_to_do(machine, words, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(engine, "MODULE", "no_such_module")

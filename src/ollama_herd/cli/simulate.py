@@ -32,21 +32,31 @@ _COLUMNS = (
 def simulate(  # noqa: PLR0913 - one parameter an option
     trace: Annotated[
         list[Path] | None,
-        typer.Argument(help="trace files to replay (.csv, .jsonl, .json, each also .gz)"),
+        typer.Argument(
+            metavar="FILE", help="trace files to replay (.csv, .jsonl, .json, each also .gz)"
+        ),
     ] = None,
     *,
     workload: Annotated[
-        str, typer.Option(help=f"without a trace, one of: {', '.join(workloads.BUILT_IN)}")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"without a trace, one of: {', '.join(workloads.BUILT_IN)}"
+        ),
     ] = "chat",
-    fleet: Annotated[str, typer.Option(help=f"one of: {', '.join(machines.FLEETS)}")] = "f6",
+    fleet: Annotated[
+        str, typer.Option(metavar="NAME", help=f"one of: {', '.join(machines.FLEETS)}")
+    ] = "f6",
     mix: Annotated[
-        str, typer.Option(help=f"models asked for, one of: {', '.join(workloads.MIXES)}")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"models asked for, one of: {', '.join(workloads.MIXES)}"
+        ),
     ] = "few",
     load: Annotated[
         float, typer.Option(min=0.01, max=1.5, help="share of what the fleet can carry")
     ] = 0.6,
     policies: Annotated[
-        str, typer.Option(help="comma-separated; ratios are to the first one")
+        str, typer.Option(metavar="NAMES", help="comma-separated; ratios are to the first one")
     ] = ",".join(STANDARD),
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="runs of each policy")] = 3,
     first_seed: Annotated[int, typer.Option(help="the same seed gives the same run")] = 1,

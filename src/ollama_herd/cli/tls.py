@@ -35,7 +35,7 @@ def tls() -> None:
 def init(
     name: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="further names or addresses of the router"),
+        typer.Argument(metavar="NAME", help="further names or addresses of the router"),
     ] = None,
     *,
     home: HomeOption = None,
@@ -69,7 +69,10 @@ def _make(folder: Path, names: list[str]) -> None:
     try:
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra
     except ImportError:
-        fail("certificates need a package that is not installed: pip install 'ollama-herd[tls]'")
+        fail(
+            "certificates need the extra 'tls', which is not installed: run uv tool install "
+            "'.[tls]' or pip install '.[tls]' in the checkout"
+        )
     pem = serialization.Encoding.PEM
     ca, ca_key = _authority(folder)
     certificate, key = _certificate(names, ca, ca_key)

@@ -87,7 +87,8 @@ def traces(  # noqa: PLR0913 - one parameter an option
         typer.Option("--limit", "-n", min=1, help="at most so many: 50, or all in an export"),
     ] = None,
     export: Annotated[
-        Export | None, typer.Option("--export", help="write all that matches")
+        Export | None,
+        typer.Option("--export", metavar="csv|jsonl", help="write all that matches"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="where to export to")

@@ -41,7 +41,7 @@ def whatif(  # noqa: PLR0913 - one parameter an option
         float, typer.Option(min=0.1, max=100.0, help="so many times the traffic")
     ] = 1.0,
     policies: Annotated[
-        str, typer.Option(help="comma-separated; ratios are to the first one")
+        str, typer.Option(metavar="NAMES", help="comma-separated; ratios are to the first one")
     ] = "herd,least-requests,round-robin",
     requests: Annotated[int, typer.Option(min=20, help="the last so many")] = 1500,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="runs of each policy")] = 3,

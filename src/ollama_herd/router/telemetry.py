@@ -50,8 +50,8 @@ class Telemetry:
             from ollama_herd.router.otlp import providers  # noqa: PLC0415 - only with the extra
         except ImportError as error:
             raise TelemetryUnavailable(
-                "otel_endpoint is set, but OpenTelemetry is not installed: "
-                "pip install 'ollama-herd[otel]', or leave the setting out"
+                "otel_endpoint is set, but the extra 'otel' is not installed: run uv tool install "
+                "'.[otel]' or pip install '.[otel]' in the checkout, or leave the setting out"
             ) from error
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # we tell it ourselves, once
         self._providers = providers(endpoint, version)

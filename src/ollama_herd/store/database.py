@@ -154,8 +154,9 @@ def _postgres(asked: str) -> Engine:
     except ImportError as error:
         raise StoreError(
             StoreErrorKind.DRIVER_MISSING,
-            "PostgreSQL needs a driver that is not installed: "
-            "pip install 'ollama-herd[postgres]', or leave the URL out to use SQLite.",
+            "PostgreSQL needs the extra 'postgres', which is not installed: run uv tool install "
+            "'.[postgres]' or pip install '.[postgres]' in the checkout, or leave the URL out "
+            "to use SQLite.",
         ) from error
 
 
