@@ -54,7 +54,9 @@ def program(name: str) -> str:
     suffix = ".exe" if sys.platform == "win32" else ""
     path = Path(sys.executable).parent / f"{name}{suffix}"
     if not path.exists():
-        raise ServiceError(f"{path} does not exist; install ollama-herd with pip or uv first")
+        raise ServiceError(
+            f"{path} does not exist; install first: run uv tool install . in the checkout"
+        )
     return str(path)
 
 
