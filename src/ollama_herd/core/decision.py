@@ -40,7 +40,7 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
     queue_depth_ms: float = 0.0  # work that is ahead of the request
     latency_history_ms: float = 0.0  # prompt and answer at the learned rates
     role_affinity_ms: float = 0.0  # delay for others, a scarce machine kept free
-    availability_trend_ms: float = 0.0  # slower now, or by the user who usually works at this hour
+    availability_trend_ms: float = 0.0  # slower or faster than learned, or its user may be back
     context_fit_ms: float = 0.0  # a reload for another context length
     prefix_affinity_ms: float = 0.0  # prompt already cached there (less), or a cache lost
 

@@ -69,7 +69,7 @@ class OutcomeKind(enum.StrEnum):
     ENGINE_ERROR = "engine_error"  # the engine failed (5xx)
     ENGINE_BUSY = "engine_busy"  # the engine was busy (503)
     UNREACHABLE = "unreachable"  # no connection
-    CLOSED_EARLY = "closed_early"  # closed or reset before the first byte
+    CLOSED_EARLY = "closed_early"  # closed before the first byte
     GARBAGE = "garbage"  # what came was not HTTP
     SILENT = "silent"  # nothing came in time
     TRUNCATED = "truncated"  # broke off before its end marker
