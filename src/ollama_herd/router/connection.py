@@ -291,15 +291,8 @@ class EngineConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment] # TCP gives no other kind
 
     def data_received(self, data: bytes) -> None:
-        if self._tunnel_head is not None:
-            self._tunnel_answered(data)
-            return
-        is_over = self.complete
-        if is_over or self._head is None or self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(OutcomeKind.GARBAGE, "the engine sent bytes that belong to no request")
-            return
-        is_first = not self._head_bytes and not self.answered
-        if is_first and self._answered_as_before(data):
+        is_body = self.answered and not self.complete  # as most reads are
+        if not is_body and self._has_taken(data):
             return
         try:
             self._parser.feed_data(data)
@@ -309,14 +302,24 @@ class EngineConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(OutcomeKind.GARBAGE, f"the engine's answer is not HTTP ({error})")
             return
-        if not self.answered:  # the first read may hold a short head and a long body
-            self._head_bytes += len(data)
         if self._pending and self._on_body is not None:
             self._deliver(self._on_body)
+        if not self.answered:
+            self._head_bytes += len(data)
         if self.complete:
             self._finish()
-            if is_first and self._keep:
+            if not is_body and not self._head_bytes and self._keep:  # all of it in one read
                 self._remember(data)
+
+    def _has_taken(self, data: bytes) -> bool:
+        """Whether a read before the answer's body is known to be no matter of the parser's."""
+        if self._tunnel_head is not None:
+            self._tunnel_answered(data)
+            return True
+        if self.complete or self._head is None or self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(OutcomeKind.GARBAGE, "the engine sent bytes that belong to no request")
+            return True
+        return not self._head_bytes and self._answered_as_before(data)
 
     def _answered_as_before(self, data: bytes) -> bool:
         """Take a whole answer whose head is the one remembered; the parser need not see it."""

@@ -385,7 +385,9 @@ class ClientConnection(asyncio.Protocol):
         if self._head_out:
             data = self._head_out + data
             self._head_out = b""
-        self._send(data)
+        transport = self.transport
+        if not transport.is_closing():  # as in `_send`, for every chunk
+            transport.write(data)
 
     def flush(self) -> None:
         if self._head_out:
