@@ -3,7 +3,6 @@
 import time
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -11,28 +10,10 @@ from rich.live import Live
 from ollama_herd.api.fleet_status import FleetView
 from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
+from ollama_herd.cli.ended import HEADINGS, EndedPage, cells
 from ollama_herd.cli.status import overview
 
 _LATEST = 10
-
-
-class _Row(msgspec.Struct):
-    """What is shown of a request that ended."""
-
-    started_s: float
-    model: str
-    node_id: str
-    client: str
-    status: int
-    error: str
-    ttft_ms: float
-    total_ms: float
-    output_tokens: int | None = None
-    decode_ms: float | None = None
-
-
-class _Page(msgspec.Struct):
-    traces: list[_Row]
 
 
 def top(
@@ -76,26 +57,11 @@ def _latest(herd: Router, names: dict[str, str]) -> RenderableType:
     path = f"/dashboard/api/traces?limit={_LATEST}"
     try:
         with herd.sent("GET", path) as response:
-            page = herd.decoded(response.read(), _Page)
+            page = herd.decoded(response.read(), EndedPage)
     except Refused as refused:  # traces are switched off, or their database is away
         return show.text(f"no latest requests: {refused}")
-    table = show.table(
-        "latest", "model", "node", "client", "status", "first token>", "total>", "tokens/s>"
-    )
+    table = show.table("latest", *HEADINGS, "tokens/s>")
     for one in page.traces:
-        begun = time.strftime("%H:%M:%S", time.localtime(one.started_s))
         rate = (one.output_tokens or 0) / one.decode_ms * 1000 if one.decode_ms else 0
-        show.row(
-            table,
-            (
-                begun,
-                one.model,
-                names.get(one.node_id, one.node_id),
-                one.client,
-                show.text(f"{one.status} {one.error}".strip(), "red" if one.error else "green"),
-                show.ms(one.ttft_ms),
-                show.ms(one.total_ms),
-                f"{rate:.1f}" if rate else "·",
-            ),
-        )
+        show.row(table, (*cells(one, "%H:%M:%S", names), f"{rate:.1f}" if rate else "·"))
     return table

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,6 +14,7 @@ import typer
 
 from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
+from ollama_herd.cli.ended import HEADINGS, Ended, EndedPage, cells
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
 
@@ -29,28 +29,6 @@ class Export(StrEnum):
 
     CSV = "csv"
     JSONL = "jsonl"
-
-
-class _Row(msgspec.Struct):
-    request_id: str
-    started_s: float
-    model: str
-    node_id: str
-    client: str
-    status: int
-    error: str
-    ttft_ms: float
-    total_ms: float
-    attempt_count: int
-    hedged: bool = False
-    continued: bool = False
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Page(msgspec.Struct):
-    traces: list[_Row]
-    next: str = ""
 
 
 class _Node(msgspec.Struct):
@@ -123,15 +101,13 @@ def traces(  # noqa: PLR0913 - one parameter an option
 def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) -> None:
     left, before = limit, ""
     names: dict[str, str] = {}
-    table = show.table(
-        "begun", "model", "node", "client", "status", "first token>", "total>", "tokens>", "request"
-    )
+    table = show.table("begun", *HEADINGS, "tokens>", "request")
     if not as_json:
         names = {n.node_id: n.name for n in herd.read("/fleet/nodes", _Nodes).nodes}
     while left > 0:
         page_query = {**query, "limit": min(left, 500), "before": before}
         body = herd.get("/dashboard/api/traces", page_query)
-        page = herd.decoded(body, _Page)
+        page = herd.decoded(body, EndedPage)
         if as_json:
             for raw in msgspec.json.decode(body)["traces"]:
                 typer.echo(msgspec.json.encode(raw))
@@ -145,22 +121,12 @@ def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) 
         show.console().print(table)
 
 
-def _row(one: _Row, names: dict[str, str]) -> tuple[object, ...]:
-    status = f"{one.status} {one.error}".strip()
-    return (
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started_s)),
-        one.model,
-        names.get(one.node_id, one.node_id) + _tries(one),
-        one.client,
-        show.text(status, "red" if one.error else "green"),
-        show.ms(one.ttft_ms),
-        show.ms(one.total_ms),
-        f"{one.prompt_tokens or 0} + {one.output_tokens or 0}",
-        one.request_id,
-    )
+def _row(one: Ended, names: dict[str, str]) -> tuple[object, ...]:
+    tokens = f"{one.prompt_tokens or 0} + {one.output_tokens or 0}"
+    return (*cells(one, "%Y-%m-%d %H:%M:%S", names, _tries(one)), tokens, one.request_id)
 
 
-def _tries(one: _Row) -> str:
+def _tries(one: Ended) -> str:
     """What the route went through, "" where the first node answered."""
     if one.attempt_count < 2:
         return ""
