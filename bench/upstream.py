@@ -30,14 +30,13 @@ _ORDER_WITHIN = 4096  # the prompt's start; an image follows it
 class Stream:
     """An answer in progress: a plain one that is due later, or the chunks of a stream."""
 
-    __slots__ = ("connection", "due_us", "is_over", "order", "sent", "sent_bytes")
+    __slots__ = ("connection", "due_us", "is_over", "order", "sent")
 
     def __init__(self, connection: "Connection", order: wire.Order, due_us: int) -> None:
         self.connection = connection
         self.order = order
         self.due_us = due_us
         self.sent = 0
-        self.sent_bytes = 0
         self.is_over = False
 
 
@@ -170,7 +169,6 @@ class Connection:
                 self._closed()
                 return
             if self.stream is not None:
-                self.stream.sent_bytes += sent
                 self.engine.stats.flood_bytes += sent
             self.out = self.out[sent:]
         if not self.out and self.flood is None:

@@ -25,7 +25,6 @@ from ollama_herd.simulate.workloads import (
     repeated,
 )
 
-MOONCAKE_BLOCK = 512
 CLIENTS = 12
 """Traces without clients get so many."""
 
