@@ -39,6 +39,8 @@ class Session:
             os._exit(3)
         if said == "noise":
             raise ValueError("no sound in it")
+        if said == "odd":
+            language = ["French"]
         chunks = [{"text": said, "start": 0.5, "end": 1.5, "chunk_index": 0, "language": language}]
         text = f"{said} {context}".strip()
         return types.SimpleNamespace(text=text, language=language, segments=None, chunks=chunks)
@@ -89,6 +91,15 @@ async def test_what_is_no_sound(tmp_path: Path) -> None:
     assert failed.value.status == 400
     assert (await ears.write_down(NAME, spoken(tmp_path, "good"))).text == "good names"
     assert len(started(tmp_path)) == 1
+    await ears.close()
+
+
+async def test_an_answer_in_another_form_is_no_fault_of_the_recording(tmp_path: Path) -> None:
+    ears = listener(tmp_path)
+    with pytest.raises(ListeningFailed, match="answered in no known form") as failed:
+        await ears.write_down(NAME, spoken(tmp_path, "odd"))
+    assert failed.value.status == 500
+    assert (await ears.write_down(NAME, spoken(tmp_path, "good"))).text == "good names"
     await ears.close()
 
 

@@ -168,6 +168,11 @@ class Listener:
         await self._end()
 
 
+class _Failed(msgspec.Struct, frozen=True):
+    error: str
+    status: int
+
+
 class _Process:
     def __init__(self, voice: Voice, process: asyncio.subprocess.Process) -> None:
         self._voice = voice
@@ -211,10 +216,15 @@ class _Process:
             await asyncio.wait([self._hearing])
             why = reason(self._printed) or "it ended without a word"
             raise ListeningFailed(500, f"{self._voice.backend} failed: {why}")
-        answer = msgspec.json.decode(line)
-        if "error" in answer:
-            raise ListeningFailed(answer["status"], f"{self._voice.backend}: {answer['error']}")
-        return msgspec.convert(answer, Transcript)
+        try:
+            answer = msgspec.json.decode(line, type=dict[str, object])
+            if "error" not in answer:
+                return msgspec.convert(answer, Transcript)
+            failed = msgspec.convert(answer, _Failed)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            why = f"{self._voice.backend} answered in no known form"
+            raise ListeningFailed(500, why) from None
+        raise ListeningFailed(failed.status, f"{self._voice.backend}: {failed.error}")
 
     async def _hear(self) -> None:
         stderr = self._process.stderr
