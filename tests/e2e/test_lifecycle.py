@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,20 @@ def test_engines_that_answer_garbage_lose_no_node(tmp_path: Path, herd: Herd) ->
 def _has_engine_error(name: str, status: dict[str, Any]) -> bool:
     found = [n for n in status["nodes"] if n["name"] == name]
     return any(engine["error"] for node in found for engine in node["engines"])
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="one kind of address here")
+def test_a_node_by_ipv4_where_the_router_listens_on_all(tmp_path: Path, engine: FakeOllama) -> None:
+    with (
+        Herd(tmp_path, host="::").ready() as herd,
+        Node(tmp_path, "n1", f"http://127.0.0.1:{herd.port}", [engine.url]),
+    ):
+        herd.wait_models("llama3.2:latest")
+        node = herd.node("n1")
+        assert node is not None
+        assert node["address"] == "127.0.0.1"
+        answer = herd.call("POST", "/api/generate", {"model": "llama3.2", "prompt": "x"})
+        assert answer.status == 200, answer.body
 
 
 def test_restarted_router_answers_at_once(tmp_path: Path, engine: FakeOllama) -> None:

@@ -55,3 +55,32 @@ def test_waiting_clients_come_in_many_at_a_time(name: str) -> None:
     loops = pytest.importorskip(name)
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         assert runner.run(turns_until_all_are_in()) < CLIENTS / 4
+
+
+async def heard_at(address: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(address, port)
+    try:
+        return await reader.readexactly(2)
+    finally:
+        writer.close()
+
+
+async def both_kinds_of_address() -> None:
+    accepted: list[asyncio.BaseTransport] = []
+    listening = await listen(lambda: Greeter(accepted), "::", 0)
+    try:
+        assert await heard_at("127.0.0.1", listening.port) == b"in"
+        assert await heard_at("::1", listening.port) == b"in"
+    finally:
+        for transport in accepted:
+            transport.close()
+        listening.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="one kind of address here")
+@pytest.mark.parametrize("name", ["uvloop", "asyncio"])
+def test_every_address_is_every_address(name: str) -> None:
+    loops = pytest.importorskip(name)
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(both_kinds_of_address())

@@ -26,7 +26,7 @@ from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
 from ollama_herd.router.front import error_response, front, may_list, no_server_name, plain_errors
-from ollama_herd.router.gate import Gate
+from ollama_herd.router.gate import Gate, plain_address
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import SESSION_S
 from ollama_herd.router.models.answers import ModelParts
@@ -221,7 +221,8 @@ class _Answers:
         try:
             body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
             report = _report_decoder.decode(body)
-            claim = claim_of(report, request.remote or "", key, headers.get("X-Herd-Join", ""))
+            address = plain_address(request.remote or "")
+            claim = claim_of(report, address, key, headers.get("X-Herd-Join", ""))
             reply = self._registry.report(report, claim)
         except BodyRefused as refused:
             if refused.error.status != 413:

@@ -111,12 +111,19 @@ def networks_of(words: Sequence[str]) -> tuple[Network, ...] | None:
 def is_within(address: str, networks: Iterable[Network]) -> bool:
     """Whether `address` (with its zone, if any) is of one of the networks."""
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(plain_address(address.partition("%")[0]))
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
     return any(ip in network for network in networks)
+
+
+def plain_address(address: str) -> str:
+    """An IPv4 address as such, though a socket for both kinds writes it as one of IPv6."""
+    try:
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)
 
 
 def own_host_names(resolv_conf: Path = Path("/etc/resolv.conf")) -> frozenset[str]:

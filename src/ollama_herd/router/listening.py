@@ -102,7 +102,10 @@ async def listen(
     port: int,
     tls: ssl.SSLContext | None = None,
 ) -> Listening:
-    """Listen on all addresses of `host`, with TLS if given. Raises OSError for a taken port."""
+    """Listen on all addresses of `host`, with TLS if given. Raises OSError for a taken port.
+
+    `::` is every address of the machine, those of IPv4 among them, as it is for Ollama.
+    """
     loop = asyncio.get_running_loop()
     if not type(loop).__module__.startswith("uvloop"):
         return Listening(await _server(protocol, host, port, tls))
@@ -113,11 +116,15 @@ async def listen(
 async def _server(
     protocol: Callable[[], asyncio.Protocol], host: str, port: int, tls: ssl.SSLContext | None
 ) -> asyncio.Server:
-    return await asyncio.get_running_loop().create_server(
-        protocol,
-        host,
-        port,
-        backlog=BACKLOG,
-        ssl=tls,
-        ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
+    loop = asyncio.get_running_loop()
+    handshake_s = None if tls is None else HANDSHAKE_S
+    if host == "::" and socket.has_dualstack_ipv6():
+        both = socket.create_server(
+            (host, port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+        )
+        return await loop.create_server(
+            protocol, sock=both, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
+        )
+    return await loop.create_server(
+        protocol, host, port, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
     )
