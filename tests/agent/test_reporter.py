@@ -209,6 +209,22 @@ async def test_a_report_that_is_not_believed_says_why() -> None:
             assert all(report.engines is not None for report in router.reports)
 
 
+async def test_a_reply_that_comes_in_pieces_is_one_reply() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = msgspec.json.encode(ReportReply(interval_s=5))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:9])
+        await asyncio.sleep(0.05)
+        writer.write(body[9:])
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, reporting(FixedRouter(url)) as (node, _):
+        await until(lambda: bool(node.said))
+        assert node.said == [f"reporting to the router at {url}"]
+
+
 async def test_another_router_is_followed() -> None:
     async with router_running() as first, router_running() as second:
         first.usual = ReportReply(interval_s=30)

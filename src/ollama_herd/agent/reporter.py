@@ -26,6 +26,8 @@ from ollama_herd.tasks import cancel_and_wait, spawn
 SEND_TIMEOUT_S = 5.0
 GOODBYE_TIMEOUT_S = 1.0
 
+MAX_REPLY_BYTES = 65536
+
 GIVE_UP_AFTER = 2
 """Failures in a row until another router is looked for; one may be a lost packet."""
 
@@ -282,7 +284,10 @@ class Reporter:
                     allow_redirects=False,
                 ) as response,
             ):
-                return read_reply(url, response.status, await response.content.read(65536))
+                body = b""
+                while not response.content.at_eof() and len(body) < MAX_REPLY_BYTES:
+                    body += await response.content.read(MAX_REPLY_BYTES - len(body))
+                return read_reply(url, response.status, body)
         except TimeoutError:
             raise ReportFailed(f"the router at {url} does not answer; trying again") from None
         except (aiohttp.ClientError, OSError) as error:
