@@ -54,6 +54,18 @@ async def test_a_head_without_end_is_refused() -> None:
     assert wire.cut
 
 
+async def test_a_relay_that_answers_without_end_is_refused() -> None:
+    connection, wire = connected()
+    pipe = asyncio.ensure_future(connection.open_tunnel("ollama-1", "key"))
+    await asyncio.sleep(0)
+    for _ in range(MAX_HEAD_BYTES // 1000 + 2):
+        connection.data_received(b"y" * 1000)
+    assert wire.cut
+    with pytest.raises(UpstreamFailed) as failed:
+        await pipe
+    assert failed.value.outcome is OutcomeKind.UNREACHABLE
+
+
 async def test_what_the_router_says_no_engine_says() -> None:
     connection, _ = connected()
     head = connection.send(b"POST / HTTP/1.1\r\n\r\n", b"")

@@ -441,6 +441,8 @@ class EngineConnection(asyncio.Protocol):
         buffer += data
         head, found, _ = bytes(buffer).partition(b"\r\n\r\n")
         if not found:
+            if len(head) > MAX_HEAD_BYTES:
+                self._fail(OutcomeKind.UNREACHABLE, "the node's relay answered without end")
             return
         self._tunnel_head = None
         status_line = head.split(b"\r\n", 1)[0].decode("latin-1")
