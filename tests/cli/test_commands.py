@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from ollama_herd.cli import show
 from ollama_herd.cli.client import url_of
 from ollama_herd.config import RouterSettings
 from tests.cli.test_start import start
@@ -110,8 +112,29 @@ def test_health(world: World) -> None:
     overall = json.loads(ended.stdout)["overall"]
     assert ended.returncode == (1 if overall == "critical" else 0)
     shown = world.run("health").stdout
-    assert shown.split()[0] in {"ok", "info", "warning", "critical"}
-    assert "checks see nothing" in shown
+    assert (shown.split()[0] == overall) is (overall != "ok")
+    assert "checks found nothing wrong" in shown
+
+
+def test_tables_leave_columns_out_before_they_break_words() -> None:
+    def shown(width: int) -> str:
+        console = Console(file=io.StringIO(), width=width)
+        table = show.table("node", "client", "total>", "request")
+        show.row(table, ("studio", "192.168.1.100", "143 ms", "0aa74a48-3"))
+        with console.capture() as said:
+            console.print(show.fitted(table, ("client", "request"), console))
+        return said.get()
+
+    assert all(word in shown(80) for word in ("192.168.1.100", "143 ms", "0aa74a48-3"))
+    assert "192." not in shown(40)
+    assert all(word in shown(40) for word in ("studio", "143 ms", "0aa74a48-3"))
+    assert all(word in shown(20) for word in ("studio", "143 ms", "total"))
+    assert "request" not in shown(20)
+
+
+def test_nothing_to_list_is_said(world: World) -> None:
+    assert "no request that matches" in world.run("traces", "--model", "never-asked").stdout
+    assert "herd pull never-asked" in world.run("explain", "never-asked").stdout
 
 
 def test_traces_are_filtered(world: World) -> None:

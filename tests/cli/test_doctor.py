@@ -53,7 +53,7 @@ def test_a_herd_that_works(tmp_path: Path, engine: FakeOllama) -> None:
             joined = {"HERD_NODE_ROUTER": url, "HERD_NODE_ENGINE": engine.url}
             assert codes("herd-node", home=node.home, **joined) == (0, set())
             shown = start("herd", "doctor", "--router", url, home=tmp_path)
-            assert "node studio serves 1 models" in shown.stdout
+            assert "node studio serves 1 model\n" in shown.stdout
 
 
 def test_what_is_wrong_with_nodes(tmp_path: Path, engine: FakeOllama) -> None:

@@ -45,6 +45,13 @@ class Refused(Exception):  # noqa: N818 - an answer, not a defect
         self.status = status
 
 
+def why(error: Exception) -> str:
+    """Why nothing came from an address, in a few words."""
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class Router:
     """One router. All methods block; `fail` ends the process with one line."""
 
@@ -114,13 +121,13 @@ class Router:
             if response.status >= 300:
                 reason = _reason(response.read(MOST_BYTES))
                 if response.status == 401:
-                    reason += f"; commands take it from {API_KEY_VARIABLE}"
+                    reason += f"; commands take it from the variable {API_KEY_VARIABLE}"
                 raise Refused(response.status, reason)
             yield response
         except (OSError, http.client.HTTPException) as error:
             fail(
-                f"no router answers at {self.url}: {error or type(error).__name__}; "
-                "start one with 'herd', or name it: --router",
+                f"no router answers at {self.url} ({why(error)}); start one with 'herd', "
+                "or name the one that runs: --router http://ROUTER:11435",
                 code=NO_ROUTER,
             )
         finally:

@@ -130,4 +130,4 @@ def _node(node: NodeEntry) -> Iterator[Finding]:
         )
     else:
         count = sum(len(engine.models) for engine in node.engines)
-        yield ok("node-serves", f"node {node.name} serves {count} models")
+        yield ok("node-serves", f"node {node.name} serves {count} model{'s' * (count > 1)}")

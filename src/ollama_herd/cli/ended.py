@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ollama_herd.cli import show
+from ollama_herd.clock import now_s
 
 
 class Ended(msgspec.Struct):
@@ -38,11 +39,13 @@ class EndedPage(msgspec.Struct):
 HEADINGS = ("model", "node", "client", "status", "first token>", "total>")
 
 
-def cells(one: Ended, begun: str, names: Mapping[str, str], after_node: str = "") -> list[object]:
-    """When it began, in the format `begun` of strftime, and what stands below HEADINGS."""
+def cells(one: Ended, names: Mapping[str, str], after_node: str = "") -> list[object]:
+    """When it began, with its day where that is not today, and what stands below HEADINGS."""
+    at, now = time.localtime(one.started_s), time.localtime(now_s())
+    is_today = at[:3] == now[:3]
     status = f"{one.status} {one.error}".strip()
     return [
-        time.strftime(begun, time.localtime(one.started_s)),
+        time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", at),
         one.model,
         names.get(one.node_id, one.node_id) + after_node,
         one.client,

@@ -45,6 +45,10 @@ def explain(
         console.print(_choices(found))
     if found.excluded:
         console.print(_excluded(found))
+    if not found.choices and not found.excluded:
+        console.print(
+            show.text(f"'herd models' lists what there is, 'herd pull {model}' downloads it")
+        )
 
 
 def _choices(found: Explanation) -> Table:

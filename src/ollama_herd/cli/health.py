@@ -23,7 +23,6 @@ def health(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
 
 def _print(found: Health) -> None:
     console = show.console()
-    console.print(show.text(found.overall.value))
     quiet = sum(check.severity is Severity.OK for check in found.checks)
     for check in found.checks:
         for finding in check.findings:
@@ -34,4 +33,4 @@ def _print(found: Health) -> None:
             console.print(line)
             if finding.advice:
                 console.print(show.text(f"    {finding.advice}"))
-    console.print(f"{quiet} of {len(found.checks)} checks see nothing")
+    console.print(f"{quiet} of {len(found.checks)} checks found nothing wrong")

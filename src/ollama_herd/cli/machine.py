@@ -16,6 +16,7 @@ import msgspec
 
 from ollama_herd import __version__
 from ollama_herd.api.fleet_lists import NodeList
+from ollama_herd.cli.client import why
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.show import size, span
 from ollama_herd.clock import now_s
@@ -127,8 +128,8 @@ def asked_nodes(url: str, ca: Path | None = None) -> NodeList | Finding:
     except FETCH_FAILURES as error:
         return critical(
             "router-unreachable",
-            f"no router answers at {url}: {error or type(error).__name__}",
-            "start 'herd' there, and let its port through the firewall",
+            f"no router answers at {url} ({why(error)})",
+            "start 'herd' there; if it runs, let its port through the firewall of that machine",
         )
     if status in (401, 403):
         return warning(

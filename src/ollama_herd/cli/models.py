@@ -16,12 +16,16 @@ def models(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
         return
     found = herd.decoded(body, ModelList).models
     if not found:
-        show.console().print("no node has a model yet: herd pull MODEL")
+        show.console().print(
+            "no node has a model yet: 'herd status' shows the nodes, "
+            "'herd pull llama3.2' downloads a model"
+        )
         return
     table = show.table("model", "kind", "size>", "parameters", "context>", "nodes", "in memory on")
     for entry in found:
         show.row(table, _row(entry))
-    show.console().print(table)
+    console = show.console()
+    console.print(show.fitted(table, ("parameters", "kind"), console))
 
 
 def _row(entry: ModelEntry) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from ollama_herd.agent.errors import AgentError
 from ollama_herd.agent.identity import IDENTITY_FILE, load_identity
 from ollama_herd.api.fleet_lists import NodeEntry, NodeList
 from ollama_herd.cli import findings, machine
-from ollama_herd.cli.client import JsonOption
+from ollama_herd.cli.client import JsonOption, why
 from ollama_herd.cli.findings import Finding, critical, ok, warning
 from ollama_herd.cli.options import setting
 from ollama_herd.config import (
@@ -34,15 +34,16 @@ class _Version(msgspec.Struct):
 def node_doctor(
     *,
     home: Annotated[str | None, setting(NodeSettings, "home", "FOLDER")] = None,
+    router: Annotated[str | None, setting(NodeSettings, "router", "URL")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine's engines, its agent and the router. Ends with 1 when it is bad."""
-    findings.report(_found(home), as_json=as_json)
+    findings.report(_found(home, router), as_json=as_json)
 
 
-def _found(home: str | None) -> Iterator[Finding]:
+def _found(home: str | None, router: str | None) -> Iterator[Finding]:
     try:
-        settings = load(NodeSettings, {"home": home}).settings
+        settings = load(NodeSettings, {"home": home, "router": router}).settings
     except ConfigError as error:
         yield critical("settings-invalid", str(error), "correct it")
         return
@@ -56,7 +57,8 @@ def _found(home: str | None) -> Iterator[Finding]:
         yield critical(
             "mdns-silent",
             "no router is heard by mDNS",
-            "start 'herd' on a machine of this network, let 5353/udp through, or name it: --router",
+            "start 'herd' on a machine of this network, or let 5353/udp through; where there is no "
+            "mDNS, name the router: herd-node --router URL, herd-node doctor --router URL",
         )
         return
     known = machine.asked_nodes(urls[0], settings.router_ca)
@@ -80,8 +82,8 @@ def _engine(url: str) -> Finding:
             return ok("engine-answers", f"Ollama {_version(body)} answers at {url}")
         status, _ = machine.fetch(url, "/v1/models")
     except machine.FETCH_FAILURES as error:
-        reason = str(error) or type(error).__name__
-        return critical("engine-unreachable", f"nothing answers at {url}: {reason}", _START_OLLAMA)
+        seen = f"no engine answers at {url} ({why(error)})"
+        return critical("engine-unreachable", seen, _START_OLLAMA)
     if status == 200:
         return ok("engine-answers", f"an engine with the OpenAI dialect answers at {url}")
     return critical("engine-unknown", f"{url} answered {status}, as no engine does", _START_OLLAMA)

@@ -187,7 +187,8 @@ def _show_all(router: str | None, *, as_json: bool) -> None:
     table = show.table("node", "status", "heard", "address", "system", "agent", "engines", "id")
     for node in found:
         show.row(table, _row(node))
-    show.console().print(table)
+    console = show.console()
+    console.print(show.fitted(table, ("id", "agent", "system"), console))
 
 
 def _row(node: NodeEntry) -> tuple[object, ...]:

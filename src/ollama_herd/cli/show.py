@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ollama_herd.core.node import NodeStatus, Vitals
 
+_UNBOUND = 10_000
+"""A width that no table has."""
+
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _STYLES = {
     "online": "green", "late": "yellow", "restored": "yellow", "offline": "red",
@@ -23,12 +26,12 @@ _STYLES = {
 }  # fmt: skip
 
 
-def console() -> "Console":
+def console(*, stderr: bool = False) -> "Console":
     """Where people read; a pipe gets wide lines without colours."""
     from rich.console import Console  # noqa: PLC0415 - slow to load, and JSON needs none
 
-    width = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, width=width, soft_wrap=False)
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 200
+    return Console(highlight=False, width=width, soft_wrap=False, stderr=stderr)
 
 
 def table(*headings: str, title: str | None = None) -> "Table":
@@ -36,16 +39,30 @@ def table(*headings: str, title: str | None = None) -> "Table":
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    made = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    made = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in headings:
         is_number = heading.endswith(">")
+        name = heading.removesuffix(">")
         made.add_column(
-            heading.removesuffix(">"),
+            name,
             justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=is_number,
+            min_width=len(name),
         )
     return made
+
+
+def fitted(table: "Table", spare: Iterable[str], console: "Console") -> "Table":
+    """`table` without as many of its `spare` columns, the first named first, as make it fit."""
+    from rich.measure import Measurement  # noqa: PLC0415
+
+    for heading in spare:
+        wide = console.options.update(width=_UNBOUND)
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            break
+        table.columns = [one for one in table.columns if one.header != heading]
+    return table
 
 
 def text(value: object, style: str = "") -> "Text":

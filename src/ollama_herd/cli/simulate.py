@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ollama_herd.cli import show
 from ollama_herd.cli.process import fail
 from ollama_herd.simulate import comparison, machines, traces, workloads
 from ollama_herd.simulate.policies import POLICIES, STANDARD
@@ -74,7 +75,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     chosen_of(mix, workloads.MIXES, "mix")
     chosen_of(workload, workloads.BUILT_IN, "workload")
     conditions = Conditions(heartbeat_s=heartbeat, wrong_ln=wrong, failures_per_h=failures)
-    console = Console(stderr=as_json)
+    console = show.console(stderr=as_json)
     found: dict[str, list[Summary]] = {}
     for name, source in _sources(trace or (), workload):
         case = comparison.Case(
@@ -86,7 +87,8 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         except ValueError as error:
             fail(f"{name} cannot be simulated: {error}", code=2)
         if not as_json:
-            console.print(table_of(f"{name} on {fleet}, load {load:g}", found[name]))
+            title = f"{name} on {fleet}, load {load:g}"
+            console.print(table_of(title, found[name], console))
     if as_json:
         typer.echo(msgspec.json.encode(found))
 
@@ -125,14 +127,12 @@ def watched(
         return comparison.compare(case, policies, seeds, told)
 
 
-def table_of(title: str, summaries: Sequence[Summary]) -> Table:
+def table_of(title: str, summaries: Sequence[Summary], console: Console) -> Table:
     """A row a policy: mean ± half of the 95 % confidence interval, and its ratio to the first."""
-    table = Table(title=title, caption="±: 95 % confidence over the seeds; ratio: to the first row")
-    table.add_column("policy", no_wrap=True)
-    for heading, _ in _COLUMNS:
-        table.add_column(heading, justify="right")
-    table.add_column("failed", justify="right")
-    table.add_column("TTFT ratio", no_wrap=True)
+    headings = [f"{heading}>" for heading, _ in _COLUMNS]
+    table = show.table("policy", *headings, "failed>", "TTFT ratio", title=title)
+    table.caption = "±: 95 % confidence over the seeds; ratio: to the first row"
+    table.columns[-1].no_wrap = True
     longest = max(s.ratio["ttft_mean_s"] for s in summaries)
     for s in summaries:
         cells = [f"{getattr(s.mean, name):.2f}" for _, name in _COLUMNS]
@@ -142,4 +142,4 @@ def table_of(title: str, summaries: Sequence[Summary]) -> Table:
         times = s.ratio["ttft_mean_s"]
         bar = "█" * max(1, round(BAR_CELLS * times / longest))
         table.add_row(s.policy, *cells, lost, f"{times:7.2f} {bar}")
-    return table
+    return show.fitted(table, ("slowdown", "loads/h", "end-to-end s"), console)

@@ -1,7 +1,7 @@
 """`herd status`: nodes, models in memory and queues of a running herd, now."""
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 
 from ollama_herd.api.fleet_status import EngineView, FleetView, NodeView
 from ollama_herd.cli import show
@@ -16,10 +16,11 @@ def status(*, router: RouterOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(body)
         return
-    show.console().print(overview(herd.decoded(body, FleetView), herd.url))
+    console = show.console()
+    console.print(overview(herd.decoded(body, FleetView), herd.url, console))
 
 
-def overview(fleet: FleetView, url: str) -> RenderableType:
+def overview(fleet: FleetView, url: str, console: Console) -> RenderableType:
     """The whole of a fleet for a terminal."""
     queue = fleet.queue
     line = (
@@ -33,7 +34,9 @@ def overview(fleet: FleetView, url: str) -> RenderableType:
     nodes = show.table("node", "status", "memory>", "gpu memory>", "cpu>", "engines", "in memory")
     for node in sorted(fleet.nodes, key=lambda one: one.name):
         show.row(nodes, _node(node))
-    parts.append(nodes)
+    gpus = any(node.vitals.gpus for node in fleet.nodes)
+    spare = ("cpu", "engines") if gpus else ("gpu memory", "cpu", "engines")
+    parts.append(show.fitted(nodes, spare, console))
     if queue.replicas:
         busy = show.table("model", "node", "running>", "slots>", "waiting>")
         names = {node.node_id: node.name for node in fleet.nodes}

@@ -4,7 +4,7 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from ollama_herd.api.fleet_status import FleetView
@@ -34,9 +34,10 @@ def top(
                 typer.echo(herd.get("/fleet/status"))
                 left = _rest(left, interval_s)
             return
-        with Live(_screen(herd), console=show.console(), auto_refresh=False) as live:
+        console = show.console()
+        with Live(_screen(herd, console), console=console, auto_refresh=False) as live:
             while (left := _rest(left, interval_s)) > 0:
-                live.update(_screen(herd), refresh=True)
+                live.update(_screen(herd, console), refresh=True)
     except KeyboardInterrupt:
         pass
 
@@ -47,13 +48,13 @@ def _rest(left: float, interval_s: float) -> float:
     return left - 1
 
 
-def _screen(herd: Router) -> RenderableType:
+def _screen(herd: Router, console: Console) -> RenderableType:
     fleet = herd.read("/fleet/status", FleetView)
     names = {node.node_id: node.name for node in fleet.nodes}
-    return Group(overview(fleet, herd.url), _latest(herd, names))
+    return Group(overview(fleet, herd.url, console), _latest(herd, names, console))
 
 
-def _latest(herd: Router, names: dict[str, str]) -> RenderableType:
+def _latest(herd: Router, names: dict[str, str], console: Console) -> RenderableType:
     path = f"/dashboard/api/traces?limit={_LATEST}"
     try:
         with herd.sent("GET", path) as response:
@@ -63,5 +64,7 @@ def _latest(herd: Router, names: dict[str, str]) -> RenderableType:
     table = show.table("latest", *HEADINGS, "tokens/s>")
     for one in page.traces:
         rate = (one.output_tokens or 0) / one.decode_ms * 1000 if one.decode_ms else 0
-        show.row(table, (*cells(one, "%H:%M:%S", names), f"{rate:.1f}" if rate else "·"))
-    return table
+        show.row(table, (*cells(one, names), f"{rate:.1f}" if rate else "·"))
+    if not table.row_count:
+        return show.text("no request yet")
+    return show.fitted(table, ("client", "tokens/s"), console)

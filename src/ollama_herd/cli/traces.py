@@ -117,13 +117,18 @@ def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) 
         before = page.next
         if not before:
             break
-    if not as_json:
-        show.console().print(table)
+    if as_json:
+        return
+    console = show.console()
+    if table.row_count:
+        console.print(show.fitted(table, ("client", "tokens", "request"), console))
+    else:
+        console.print("no request that matches has ended yet" if query else "no request yet")
 
 
 def _row(one: Ended, names: dict[str, str]) -> tuple[object, ...]:
     tokens = f"{one.prompt_tokens or 0} + {one.output_tokens or 0}"
-    return (*cells(one, "%Y-%m-%d %H:%M:%S", names, _tries(one)), tokens, one.request_id)
+    return (*cells(one, names, _tries(one)), tokens, one.request_id)
 
 
 def _tries(one: Ended) -> str:

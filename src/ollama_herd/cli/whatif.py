@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
+from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption
 from ollama_herd.cli.options import load_or_fail, setting
 from ollama_herd.cli.process import fail
@@ -61,7 +61,7 @@ def whatif(  # noqa: PLR0913 - one parameter an option
     except own.ChangeRefused as refused:
         fail(str(refused), code=2)
     fleets = {"as it is": was} if might_be == was else {"as it is": was, "what if": might_be}
-    console, found = Console(stderr=as_json), {}
+    console, found = show.console(stderr=as_json), {}
     for name, fleet in fleets.items():
         case = Case(
             name,
@@ -79,7 +79,7 @@ def whatif(  # noqa: PLR0913 - one parameter an option
             fail(f"{name}: {error}", code=2)
         if not as_json:
             title = f"{name}: {len(conversations)} requests on {len(fleet)} machines"
-            console.print(table_of(title, found[name]))
+            console.print(table_of(title, found[name], console))
     if as_json:
         typer.echo(msgspec.json.encode(found))
 
