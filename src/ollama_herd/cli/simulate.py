@@ -87,8 +87,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
         except ValueError as error:
             fail(f"{name} cannot be simulated: {error}", code=2)
         if not as_json:
-            title = f"{name} on {fleet}, load {load:g}"
-            console.print(table_of(title, found[name], console))
+            console.print(table_of(f"{name} on {fleet}, load {load:g}", found[name], console))
     if as_json:
         typer.echo(msgspec.json.encode(found))
 
