@@ -210,3 +210,14 @@ async def test_an_engine_that_says_nothing():
     async with engine(talk) as address:
         with pytest.raises(UpstreamFailed, match="no answer within"):
             await ask(Upstream(5), address, b"GET", b"/api/tags", timeout_s=0.05)
+
+
+async def test_an_answer_that_is_too_long_is_not_called_broken():
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + b"x" * 30)
+        await asyncio.Event().wait()
+
+    async with engine(talk) as address:
+        with pytest.raises(UpstreamFailed, match="more than 20 bytes"):
+            await ask(Upstream(5), address, b"GET", b"/api/tags", timeout_s=5, limit_bytes=20)

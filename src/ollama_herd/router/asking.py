@@ -68,7 +68,9 @@ async def ask(
         detail = f"it gave no answer within {timeout_s:g} s"
         raise UpstreamFailed(OutcomeKind.SILENT, detail) from None
     if answer is None:
-        raise UpstreamFailed(OutcomeKind.TRUNCATED, "its answer broke off")
+        long = f"its answer has more than {limit_bytes} bytes"
+        detail = long if connection.complete else "its answer broke off"
+        raise UpstreamFailed(OutcomeKind.TRUNCATED, detail)
     return EngineAnswer(connection.status, tuple(connection.headers), answer)
 
 

@@ -70,7 +70,7 @@ class TraceStore:
         )
 
     def retain(self, retention: Retention) -> None:
-        """Keep more or less from now on; returns at once."""
+        """Keep more or less from the next look at what is old; returns at once."""
         self._thread.retain(retention)
 
     def close(self, timeout_s: float = 5.0) -> bool:
