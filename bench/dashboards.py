@@ -34,16 +34,17 @@ _LONGEST_WAIT_S = 20.0
 def follow(port: int, count: int) -> None:
     """Followers as a process: says `following` once each has its snapshot; ends with its input."""
     selector = selectors.DefaultSelector()
+    events = 0
     for _ in range(count):
         sock = socket.create_connection(("127.0.0.1", port), _LONGEST_WAIT_S)
         sock.sendall(b"GET /dashboard/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         head = sock.recv(65536)
         assert head.startswith(b"HTTP/1.1 200"), head[:200]
+        events += head.count(b"event: ")  # the snapshot may come along with the head
         sock.settimeout(0.0)
         selector.register(sock, selectors.EVENT_READ)
     selector.register(sys.stdin, selectors.EVENT_READ)
     print("following", flush=True)
-    events = 0
     while True:
         for key, _ in selector.select():
             if key.fileobj is sys.stdin:
