@@ -1,6 +1,7 @@
 """The commands as processes against a real router with fake engines."""
 
 import csv
+import http.client
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from ollama_herd.cli import show
-from ollama_herd.cli.client import url_of
+from ollama_herd.cli.client import url_of, why
 from ollama_herd.config import RouterSettings
 from tests.cli.test_start import start
 from tests.e2e.processes import Herd, Node, free_port, wait_until
@@ -252,6 +253,20 @@ def test_no_router(arguments: list[str], tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (3, "")
     assert f"no router answers at {url}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "nothing listens there"),
+        (http.client.RemoteDisconnected("closed"), "begins with https://"),
+        (TimeoutError("timed out"), "timed out"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_why_nothing_answers_is_told_in_words(error: Exception, words: str) -> None:
+    assert words in why(error)
+    assert "Errno" not in why(error)
 
 
 def test_config_tells_where_values_come_from(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def scope_lacking(name: str, needed: Scope) -> ApiError:
     """The key is good, but not for this."""
     return ApiError(
         403,
-        f"the API key '{name}' may not do this: it needs the scope {needed.name.lower()}",
+        f"the API key '{name}' may not do this: it needs the scope {needed.name.lower()}; "
+        f"'herd keys create NAME --scope {needed.name.lower()}' makes one",
         "scope_lacking",
     )
 

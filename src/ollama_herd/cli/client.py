@@ -49,6 +49,10 @@ def why(error: Exception) -> str:
     """Why nothing came from an address, in a few words."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it closed the connection; with TLS its address begins with https://"
+    if getattr(error, "reason", "") == "CERTIFICATE_VERIFY_FAILED":
+        return "its certificate is of a CA unknown here: copy its ca.pem into tls/ of the home"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

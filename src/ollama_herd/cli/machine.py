@@ -135,7 +135,8 @@ def asked_nodes(url: str, ca: Path | None = None) -> NodeList | Finding:
         return warning(
             "router-wants-key",
             f"{url} answered {status}",
-            f"set {API_KEY_VARIABLE} to a key of the herd",
+            f"run it again with {API_KEY_VARIABLE}=KEY before it; on the router's machine "
+            "'herd keys create NAME --scope manage' makes one",
         )
     try:
         return msgspec.json.decode(body, type=NodeList)
