@@ -167,7 +167,10 @@ async def test_an_absent_router_is_waited_for_with_one_line() -> None:
         await until(lambda: node.said)
         await asyncio.sleep(1)
         assert node.said == [
-            f"the router at {router.url} cannot be reached (nothing listens there); trying again"
+            (
+                f"the router at {router.url} cannot be reached (nothing listens there); "
+                "see whether 'herd' runs there; trying again"
+            )
         ]
         await router.start()
         await until(lambda: router.reports)

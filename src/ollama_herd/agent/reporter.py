@@ -289,11 +289,14 @@ class Reporter:
                     body += await response.content.read(MAX_REPLY_BYTES - len(body))
                 return read_reply(url, response.status, body)
         except TimeoutError:
-            raise ReportFailed(f"the router at {url} does not answer; trying again") from None
+            raise ReportFailed(
+                f"the router at {self._router} does not answer; trying again"
+            ) from None
         except (aiohttp.ClientError, OSError) as error:
             reason = reason_of(error)
             raise ReportFailed(
-                f"the router at {url} cannot be reached ({reason}); trying again"
+                f"the router at {self._router} cannot be reached ({reason}); "
+                "see whether 'herd' runs there; trying again"
             ) from None
 
     def _tell(self, text: str) -> None:
