@@ -16,6 +16,8 @@ QUICK = [
     Fault.RESET,
     Fault.HALF_HEADER,
     Fault.GARBAGE,
+    Fault.WEB_PAGE,
+    Fault.EMPTY,
 ]
 PATHS = {
     "/api/chat": {**CHAT},
@@ -81,12 +83,14 @@ def test_the_last_engines_own_words(pair: Pair, fault: Fault, path: str) -> None
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.GARBAGE], ids=lambda f: f.value)
+@pytest.mark.parametrize(
+    "fault", [Fault.CLOSE, Fault.GARBAGE, Fault.WEB_PAGE], ids=lambda f: f.value
+)
 def test_no_engine_said_anything(pair: Pair, fault: Fault, path: str) -> None:
     for engine in pair.engines:
         engine.fail_next(fault, times=-1)
     answer = pair.call("POST", path, {**CHAT, "max_tokens": 5})
-    assert answer.status in (502, 503)
+    assert answer.status in (502, 503), answer.body
     error = answer.json()["error"]
     text = error if path == "/api/chat" else error["message"]
     assert "a" in text

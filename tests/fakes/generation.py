@@ -203,6 +203,10 @@ class Generation:
                 await reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: applica")
             case Fault.GARBAGE:
                 await reply.raw(b"\x00\x16\xffSSH-2.0-garbage\r\nnot http at all\r\n\r\n")
+            case Fault.WEB_PAGE:
+                await reply.send(200, b"<html><body>Welcome</body></html>", "text/html")
+            case Fault.EMPTY:
+                await reply.send(200, b"", "application/json")
             case _:
                 await asyncio.Event().wait()
         self._state.counters.failed += 1

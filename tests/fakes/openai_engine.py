@@ -273,5 +273,9 @@ async def _fail(fault: Fault, reply: Reply) -> None:
             await reply.raw(b"HTTP/1.1 200 OK\r\nServer: llam")
         case Fault.GARBAGE:
             await reply.raw(b"\x00\x16\xffSSH-2.0-garbage\r\n\r\n")
+        case Fault.WEB_PAGE:
+            await reply.send(200, b"<html><body>Welcome</body></html>", "text/html")
+        case Fault.EMPTY:
+            await reply.send(200, b"", "application/json")
         case _:
             await asyncio.Event().wait()

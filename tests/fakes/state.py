@@ -21,6 +21,8 @@ class Fault(enum.StrEnum):
     HALF_HEADER = "half_header"  # closed in the middle of the response head
     SILENCE = "silence"  # the connection stays open, nothing ever comes
     GARBAGE = "garbage"  # bytes that are not HTTP
+    WEB_PAGE = "web_page"  # 200 with a page, as some proxy before the engine gives
+    EMPTY = "empty"  # 200 with nothing
     CUT_MID_STREAM = "cut_mid_stream"  # closed behind k tokens, the chunked body unfinished
     CLEAN_END = "clean_end"  # a clean end behind k tokens, without the end marker
     ERROR_MID_STREAM = "error_mid_stream"  # the runner dies behind k tokens
@@ -37,6 +39,8 @@ BEFORE_FIRST_BYTE = frozenset(
         Fault.HALF_HEADER,
         Fault.SILENCE,
         Fault.GARBAGE,
+        Fault.WEB_PAGE,
+        Fault.EMPTY,
     }
 )
 

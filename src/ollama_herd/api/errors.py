@@ -195,7 +195,7 @@ _FAILURES: Mapping[OutcomeKind, str] = MappingProxyType(
     {
         OutcomeKind.UNREACHABLE: "could not be reached",
         OutcomeKind.CLOSED_EARLY: "closed the connection before it answered",
-        OutcomeKind.GARBAGE: "did not answer in HTTP",
+        OutcomeKind.GARBAGE: "answered with something else than HTTP and JSON",
         OutcomeKind.SILENT: "sent nothing in time",
         OutcomeKind.ENGINE_ERROR: "failed with status {status}",
         OutcomeKind.ENGINE_BUSY: "was too busy",

@@ -71,6 +71,12 @@ def is_cut_json(end: bytes, *, is_all: bool) -> bool:
     return False
 
 
+def is_no_answer(body: bytes) -> bool:
+    """Whether a whole answer is surely not a model's: nothing, or a page of some proxy's."""
+    return not body.startswith(_VALUE_STARTS) and not body.lstrip().startswith(_VALUE_STARTS)
+
+
+_VALUE_STARTS = (b"{", b"[")
 _VALUE_ENDS = (b"}", b"]")
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 _TRUNCATED = "Input data was truncated"

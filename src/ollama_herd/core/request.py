@@ -70,7 +70,7 @@ class OutcomeKind(enum.StrEnum):
     ENGINE_BUSY = "engine_busy"  # the engine was busy (503)
     UNREACHABLE = "unreachable"  # no connection
     CLOSED_EARLY = "closed_early"  # closed before the first byte
-    GARBAGE = "garbage"  # what came was not HTTP
+    GARBAGE = "garbage"  # what came was no answer: not HTTP, or no JSON
     SILENT = "silent"  # nothing came in time
     TRUNCATED = "truncated"  # broke off before its end marker
     CANCELLED = "cancelled"  # the client left

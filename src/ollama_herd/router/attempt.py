@@ -14,11 +14,12 @@ from ollama_herd.api.endpoints import INFERENCE, Endpoint
 from ollama_herd.api.errors import ApiError
 from ollama_herd.api.lenient import with_num_ctx
 from ollama_herd.api.parse import ParsedBody
+from ollama_herd.api.tail import is_no_answer
 from ollama_herd.api.translate import LocalAnswer, Translation, replace_model, translate
 from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint as EngineAddress
 from ollama_herd.core.node import EngineKind
-from ollama_herd.core.request import Dialect, OutcomeKind, Usage
+from ollama_herd.core.request import Dialect, Kind, OutcomeKind, Usage
 from ollama_herd.core.routing import Candidate
 from ollama_herd.router.connection import EngineConnection, Patience
 from ollama_herd.router.frames import FrameGate
@@ -56,6 +57,7 @@ class Relayed(msgspec.Struct, frozen=True):
 
 
 _WHOLE = Relayed(whole=True)
+_GARBAGE = Relayed(whole=False, failed=OutcomeKind.GARBAGE)
 
 
 class Call(msgspec.Struct, eq=False):
@@ -93,6 +95,8 @@ class Call(msgspec.Struct, eq=False):
         if not connection.complete or self.translation is not None or connection.length is None:
             return None
         self.is_stream = connection.content_type.startswith(_STREAMS)
+        if not self.is_stream and self._is_garbage(connection, connection.first_piece()):
+            return _GARBAGE
         self.framed_by_length = True
         reply.start(connection.status, [*connection.headers, *headers()], connection.length)
         connection.relay(reply.write)
@@ -147,11 +151,19 @@ class Call(msgspec.Struct, eq=False):
         if whole and connection.length is None:
             whole = not held.is_cut()
         if not reply.started:
+            if whole and self._is_garbage(connection, held.start()):
+                return _GARBAGE
             if not whole:
                 failed = OutcomeKind.SILENT if connection.stalled else OutcomeKind.TRUNCATED
                 return Relayed(whole=False, failed=failed)
             held.let_go()
         return Relayed(whole)
+
+    def _is_garbage(self, connection: EngineConnection, start: bytes) -> bool:
+        """Whether a single answer is none: models answer in JSON but for media."""
+        kind = self.engine_endpoint.kind
+        is_json = kind is not Kind.SPEECH and kind is not Kind.IMAGE
+        return is_json and connection.status == 200 and is_no_answer(start)
 
     async def _translate(
         self,

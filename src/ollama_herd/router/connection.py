@@ -198,6 +198,11 @@ class EngineConnection(asyncio.Protocol):
         if self._pending:
             self._deliver(on_body)
 
+    def first_piece(self) -> bytes:
+        """What has come of the body and was not given to anybody."""
+        pending = self._pending
+        return pending[0] if pending else b""
+
     async def ended(self) -> bool:
         """Wait for the end of the response; False when it was cut short."""
         if not self.complete and self.lost is None:
@@ -268,6 +273,8 @@ class EngineConnection(asyncio.Protocol):
         self.patience = None
         self.beside = None
         self._tail = []
+        if self._pending:  # nobody wanted it, and the next one must not get it
+            self._pending.clear()
 
     def close(self) -> None:
         """End at once: an engine stops generating when its client is gone."""

@@ -78,6 +78,10 @@ class HeldAnswer:
         if self.size > HELD_WHOLE_BYTES:
             self.let_go()
 
+    def start(self) -> bytes:
+        """Its first piece, as long as it is held."""
+        return self._parts[0] if self._parts else b""
+
     def is_cut(self) -> bool:
         """Whether it stops in its middle: of one that has gone to the client its end tells."""
         connection = self._connection

@@ -278,7 +278,9 @@ async def _relay(
         relayed = await call.relay(connection, reply, exchange.herd_headers)
     if relayed.failed is not None:  # nothing of it went to the client
         journal.no_byte()
-        journal.end(relayed.failed, status=status, detail=connection.lost or CUT_ANSWER)
+        is_garbage = relayed.failed is OutcomeKind.GARBAGE
+        detail = NO_ANSWER if is_garbage else connection.lost or CUT_ANSWER
+        journal.end(relayed.failed, status=status, detail=detail)
         return relayed.failed, None
     tail = read_tail(connection.tail(), call.engine_endpoint, status, is_stream=call.is_stream)
     journal.usage = relayed.usage or tail.usage
@@ -301,6 +303,7 @@ async def _relay(
 
 
 CUT_ANSWER = "the answer stops in its middle"
+NO_ANSWER = "the answer is no JSON"
 
 _ANSWERED = frozenset({OutcomeKind.COMPLETED, OutcomeKind.CLIENT_ERROR})
 
