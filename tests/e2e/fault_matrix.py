@@ -47,6 +47,8 @@ FAULTS: tuple[str, ...] = (
     Fault.HALF_HEADER,
     Fault.SILENCE,
     Fault.GARBAGE,
+    Fault.WEB_PAGE,
+    Fault.EMPTY,
     Fault.CUT_MID_STREAM,
     Fault.CLEAN_END,
     Fault.ERROR_MID_STREAM,
