@@ -1,5 +1,6 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  test: { include: ["tests/**/*.test.ts"], environment: "node" },
+  // With its styles, whose contrasts are looked at.
+  test: { include: ["tests/**/*.test.ts"], environment: "node", css: true },
 });

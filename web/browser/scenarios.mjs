@@ -28,6 +28,13 @@ async function empty(context, url) {
   const page = await open(context, url);
   await page.waitForSelector("text=No machine has joined yet");
   await page.waitForSelector(`code:has-text("herd-node --router ${url}")`);
+  await page.setViewportSize({ width: 390, height: 844 });
+  for (const name of PAGES) {
+    await page.goto(`${url}/dashboard#/${name}`);
+    await page.waitForSelector("h1");
+    await fits(page, `${name} without a machine`);
+  }
+  await page.goto(`${url}/dashboard#/fleet`);
   await page.goto(`${url}/dashboard#/requests`);
   await page.waitForSelector("text=No request yet");
   await page.waitForSelector(`text=${url}/api/generate`);
