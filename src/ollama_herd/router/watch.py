@@ -38,7 +38,7 @@ from ollama_herd.store.traces import TraceHealth
 COUNT_S = 1.0
 """How often ended requests are counted."""
 
-COUNTED_AT_ONCE = 256
+COUNTED_AT_ONCE = 16
 """Ended requests that are counted together on the event loop."""
 
 LOOK_EVERY = 4
