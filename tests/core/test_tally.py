@@ -153,7 +153,8 @@ def test_histograms_add_up(left: list[float], right: list[float]) -> None:
     bounds = (0.5, 1.0, 100.0)
     one, other, both = Histogram(bounds), Histogram(bounds), Histogram(bounds)
     for values, histogram in ((left, one), (right, other), (left + right, both)):
-        histogram.add(values)
+        for value in values:
+            histogram.add(value)
     one.merge(other)
     assert one.slots == both.slots
     assert one.count == len(left) + len(right)

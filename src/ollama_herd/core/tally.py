@@ -5,7 +5,7 @@ dialect in each step of time; steps that health no longer looks at are folded in
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import TypeVar
@@ -86,31 +86,19 @@ class Tally:
     def add(self, traces: Iterable[Trace], now_s: float) -> None:
         """Count requests. `now_s` never goes back."""
         self._turn(int(now_s // STEP_S))
-        places: dict[_Path, list[Trace]] = {}
+        known = self._known
         for trace in traces:
-            request = trace.request
+            request, attempts, node_id = trace.request, trace.attempts, trace.node_id
+            model = request.model_key if attempts else ""
             # A path has one dialect, and plain texts are looked up in half the time.
-            path = (request.model_key if trace.attempts else "", trace.node_id, request.path)
-            same = places.get(path)
-            if same is None:
-                places[path] = [trace]
-            else:
-                same.append(trace)
-        for path, same in places.items():
-            self._add_to(path, same)
-
-    def _add_to(self, path: _Path, traces: Sequence[Trace]) -> None:
-        model, node_id, _ = path
-        dialect = traces[0].request.dialect.value
-        own = self._known.get(path)
-        if own is None:
-            own = self._known[path] = self._at(model, node_id, dialect)
-        own.add(traces)
-        for trace in traces:
-            for attempt in trace.attempts:
-                counts = own
-                if attempt.node_id != node_id:
-                    counts = self._at(model, attempt.node_id, dialect)
+            path = (model, node_id, request.path)
+            own = known.get(path)
+            if own is None:
+                own = known[path] = self._at(model, node_id, request.dialect.value)
+            own.add(trace)
+            for attempt in attempts:
+                same = attempt.node_id == node_id
+                counts = own if same else self._at(model, attempt.node_id, request.dialect.value)
                 counts.add_attempt(attempt)
 
     def recent(self, now_s: float) -> Recent:
