@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_herd.core.decision import Eliminated
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.request import OutcomeKind
 from ollama_herd.core.retry import may_hedge, may_retry
@@ -70,6 +71,22 @@ def test_a_hedge_goes_to_another_node_and_both_end_once():
     case.end(request_id)
     case.end("r1+")
     assert case.in_flight() == 0
+
+
+def test_weights_that_become_known_meanwhile_bring_no_node_a_second_try():
+    def said(node_id, weights, seq):
+        has = model(NAME, weights=weights)
+        return report(node_id, [engine([has], (NAME,), slots=4)], seq=seq)
+
+    case = Case("a", "b")
+    case.fleet = fleet_of([said(n, "", 1) for n in "ab"])
+    request_id, silent = case.ask()
+    case.fleet = fleet_of([said(n, "w", 2) for n in "ab"], fleet=case.fleet)
+    other = ({"a", "b"} - {silent}).pop()
+    failed = OutcomeKind.ENGINE_ERROR
+    (grant,) = case.scheduler.on_retry(request_id, failed, case.fleet, case.now_s)
+    assert grant.decision.winner.replica.node_id == other
+    assert [r.reason for r in grant.decision.eliminated] == [Eliminated.ALREADY_TRIED]
 
 
 def test_there_is_no_hedge_without_another_node():

@@ -19,6 +19,7 @@ from ollama_herd.core.decision import (
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import Place
 from ollama_herd.core.load import Load
+from ollama_herd.core.names import canonical_name
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.runner import adopted_context, needs_reload
@@ -145,13 +146,20 @@ def _likeliest(places: Sequence[Place], ask: Ask) -> list[Place]:
 def _without(
     places: Sequence[Place], rejected: tuple[Rejected, ...], excluded: frozenset[SlotKey]
 ) -> tuple[list[Place], tuple[Rejected, ...]]:
-    left = [place for place in places if place.load.key not in excluded]
+    left = [place for place in places if not _was_tried(place, excluded)]
     tried = tuple(
         Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.ALREADY_TRIED)
         for place in places
-        if place.load.key in excluded
+        if _was_tried(place, excluded)
     )
     return left, rejected + tried
+
+
+def _was_tried(place: Place, excluded: frozenset[SlotKey]) -> bool:
+    """Also where its weights have become known since, which is another key."""
+    node_id, engine_id, _ = key = place.load.key
+    by_name = (node_id, engine_id, canonical_name(place.replica.model.name))
+    return key in excluded or by_name in excluded
 
 
 def _able(
