@@ -70,6 +70,28 @@ def test_a_deleted_model_is_not_offered(registry: Registry) -> None:
     assert names(registry) == set()
 
 
+def test_news_that_comes_late_brings_nothing_back(registry: Registry, time: Time) -> None:
+    """Pulled and deleted at once: the agent has read its list between, and tells it later."""
+    registry.relisted("a", "ollama-11434", [TINY, COPY])
+    registry.relisted("a", "ollama-11434", [TINY])
+    heard(registry, told([TINY], seq=2))
+    heard(registry, told([TINY, COPY], seq=3))
+    assert names(registry) == {"tiny:latest"}
+    heard(registry, told([TINY], seq=4))
+    time.now_s += HOLD_S + 1
+    assert heard(registry, told([TINY, COPY], seq=5)).resend
+    assert names(registry) == {"tiny:latest", "copy:latest"}  # somebody has made it anew
+
+
+def test_what_is_pulled_again_is_there(registry: Registry) -> None:
+    for models in ([TINY, COPY], [TINY], [TINY, COPY]):
+        registry.relisted("a", "ollama-11434", models)
+    heard(registry, told([TINY], seq=2))
+    assert names(registry) == {"tiny:latest", "copy:latest"}
+    heard(registry, told([TINY, COPY], seq=3))
+    assert names(registry) == {"tiny:latest", "copy:latest"}
+
+
 def test_after_a_while_the_agent_is_asked_for_everything(registry: Registry, time: Time) -> None:
     """It may have had nothing new to tell: what was changed was changed back behind us."""
     registry.relisted("a", "ollama-11434", [TINY, COPY])

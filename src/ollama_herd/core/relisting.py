@@ -18,11 +18,16 @@ HOLD_S = 20.0
 
 
 class Relisting(msgspec.Struct, frozen=True):
-    """`models` as the router has read them at `at_s`, `reported` as the agent told last."""
+    """`models` as the router has read them at `at_s`, `reported` as the agent told last.
+
+    `gone` are names with digests that an earlier reading had and this one has not: an agent that
+    saw them meanwhile may tell of them still, and that is no news.
+    """
 
     models: tuple[Model, ...]
     reported: tuple[Model, ...]
     at_s: float
+    gone: frozenset[tuple[str, str]] = frozenset()
 
     def is_over(self, now_s: float) -> bool:
         return now_s - self.at_s > HOLD_S
@@ -37,8 +42,10 @@ def relisted(
     """
     weights = {model.digest: model for model in known if model.digest and model.weights}
     models = tuple(_described(model, weights.get(model.digest)) for model in read)
-    held = earlier is not None and not earlier.is_over(now_s)
-    return Relisting(models, earlier.reported if held and earlier else known, now_s)
+    if earlier is None or earlier.is_over(now_s):
+        return Relisting(models, known, now_s)
+    gone = (earlier.gone | _names_of(earlier.models)) - _names_of(models)
+    return Relisting(models, earlier.reported, now_s, gone)
 
 
 def corrected(relisting: Relisting, report: tuple[Model, ...]) -> Relisting:
@@ -48,23 +55,25 @@ def corrected(relisting: Relisting, report: tuple[Model, ...]) -> Relisting:
     believed = []
     for model in report:
         key = canonical_name(model.name)
-        if before.get(key) != model.digest:
+        is_late = (key, model.digest) in relisting.gone
+        if before.get(key) != model.digest and not is_late:
             believed.append(model)  # news since our reading, or what we have read as well
         elif key in ours:
             mine = ours[key]
             believed.append(model if mine.digest == model.digest else mine)
     told = {canonical_name(model.name) for model in report}
     believed += [model for key, model in ours.items() if key not in told and key not in before]
-    return Relisting(tuple(believed), report, relisting.at_s)
+    return Relisting(tuple(believed), report, relisting.at_s, relisting.gone)
 
 
 def agrees(relisting: Relisting) -> bool:
-    """The agent tells what we believe: nothing is to be held any more."""
-    return _digests(relisting.models) == _digests(relisting.reported)
+    """Nothing is to be held any more: the agent tells what we believe, late news cannot come."""
+    return not relisting.gone and _names_of(relisting.models) == _names_of(relisting.reported)
 
 
-def _digests(models: Iterable[Model]) -> dict[str, str]:
-    return {canonical_name(model.name): model.digest for model in models}
+def _names_of(models: Iterable[Model]) -> frozenset[tuple[str, str]]:
+    """Names with digests."""
+    return frozenset((canonical_name(model.name), model.digest) for model in models)
 
 
 def _described(model: Model, same: Model | None) -> Model:
