@@ -1,6 +1,7 @@
 """Settings: precedence, origins, and what a wrong one is told."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ def test_switches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('home = "/x"\n', ["'home'", "herd.toml", "--home", "HERD_HOME"]),
         ("port = 70000\n", ["herd.toml: port = 70000", "65535", "default 11435"]),
         ('port = "x"\n', ["herd.toml: port = 'x'", "integer"]),
+        ("port = true\n", ["herd.toml: port = True", "number", "default 11435"]),
+        ("drain_s = true\n", ["herd.toml: drain_s = True", "number"]),
         ('log_level = "loud"\n', ["log_level = 'loud'", "'debug'", "'error'", "default info"]),
         ('data_plane = "x"\n', ["data_plane", "'raw'", "'aiohttp'"]),
         ("heartbeat_s = 0\n", ["heartbeat_s", "greater than 0"]),
@@ -142,6 +145,7 @@ def test_a_wrong_variable_is_told(
 
 def test_a_wrong_flag_is_told() -> None:
     assert refusal(RouterSettings, port="-1").startswith("--port = '-1' is not valid: ")
+    assert refusal(RouterSettings, home="").startswith("--home = '' is not valid: it should name")
     assert refusal(NodeSettings, relay_port="x").startswith("--relay-port = 'x' is not valid: ")
 
 
@@ -153,6 +157,13 @@ def test_variables_of_the_tests_are_nobodys_business(monkeypatch: pytest.MonkeyP
 def test_a_file_that_cannot_be_read_is_told(home: Path) -> None:
     (home / "herd.toml").mkdir()
     assert "herd.toml cannot be read" in refusal(RouterSettings)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a right there")
+def test_a_file_that_was_linked_and_is_gone_is_told(home: Path) -> None:
+    """Or all of its settings were silently the defaults."""
+    (home / "herd.toml").symlink_to(home / "dotfiles" / "herd.toml")
+    assert "herd.toml leads to a file that is not there" in refusal(RouterSettings)
 
 
 @pytest.mark.parametrize(

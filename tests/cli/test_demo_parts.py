@@ -18,7 +18,8 @@ from rich.console import Console
 from ollama_herd.cli import demo as command
 from ollama_herd.demo import chat, engine, local_ollama
 from ollama_herd.demo.children import Child, end_all
-from ollama_herd.demo.fleet import free_port
+from ollama_herd.demo.fleet import DemoFleet, free_port
+from ollama_herd.demo.loopback import get_json
 from tests.e2e.processes import wait_until
 from tests.fakes.models import embedding_model, model
 from tests.fakes.ollama import FakeOllama
@@ -100,6 +101,22 @@ def test_a_busy_port_is_left_to_its_owner() -> None:
         other = free_port(port)
         assert other not in (0, port)
     assert free_port(other) == other
+
+
+def test_a_port_taken_at_the_last_moment_is_left_to_its_owner(tmp_path: Path) -> None:
+    """Two demos at once find it free: the slower must not take the other's herd for its own."""
+    with FakeOllama([model("m")]).in_thread() as fake, DemoFleet(tmp_path, 0) as first:
+        first.start_router()
+        first.wait_for_router()
+        (tmp_path / "second").mkdir()
+        with DemoFleet(tmp_path / "second", 0) as second:
+            second.port = first.port
+            second.start_router()
+            second.wait_for_router()
+            assert second.port != first.port
+            second.start_node("node-a", fake.url)
+            second.wait_for("m:latest")
+            assert get_json(f"{first.url}/fleet/status")["nodes"] == []
 
 
 PARENT = """

@@ -1,6 +1,8 @@
 """The commands as a user starts them: version, wrong settings, and what is loaded when."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,3 +175,34 @@ def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "cannot listen on 192.0.2.1" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_it_is_loaded_prints_no_traceback(command: str, tmp_path: Path) -> None:
+    """Sent from inside an import, the worst of moments."""
+    (tmp_path / "typer.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(30)\n"
+    )
+    ended = start(command, home=tmp_path / "home", PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_in_a_command_is_130(tmp_path: Path) -> None:
+    """Here while it asks an address that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", COMMANDS["herd"], "status", "--router", url],
+            env=os.environ | {"HERD_HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with process, silent.accept()[0] as asked:
+            asked.recv(1)
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=15)
+    assert (process.returncode, "Traceback" in said) == (130, False), said

@@ -104,17 +104,17 @@ def _plan(console: Console, folder: Path, *, may_download: bool, is_local_used: 
 
 
 def _start(console: Console, fleet: DemoFleet, plan: Plan, wanted_port: int) -> None:
-    if wanted_port not in (0, fleet.port):
-        console.print(f"Port {wanted_port} is in use; the demo takes {fleet.port}.")
     with console.status("starting the router and its nodes"):
         fleet.start_router()
-        if plan.gguf is None:
-            fleet.start_node(_NODES[0], plan.ollama_url)
-        else:
+        urls = [plan.ollama_url]
+        if plan.gguf is not None:
             urls = fleet.start_engines(plan.gguf, plan.model, len(_NODES))
-            for name, url in zip(_NODES, urls, strict=True):
-                fleet.start_node(name, url)
+        fleet.wait_for_router()
+        for name, url in zip(_NODES, urls, strict=False):
+            fleet.start_node(name, url)
         fleet.wait_for(plan.model)
+    if wanted_port not in (0, fleet.port):
+        console.print(f"Port {wanted_port} is in use; the demo takes {fleet.port}.")
     names = " and ".join(fleet.nodes)
     console.print(f"The herd is up at {fleet.url}: {names} with {plan.model}.\n")
 

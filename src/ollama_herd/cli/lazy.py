@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ollama_herd.cli import interrupts
+
 
 class LazyGroup(TyperGroup):
     """`lazy` names for each subcommand `module:attribute`, which is a function or a Typer."""
@@ -24,7 +26,9 @@ class LazyGroup(TyperGroup):
         if where is None:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = where.partition(":")
-        return _command(getattr(import_module(module), attribute), cmd_name)
+        command = _command(getattr(import_module(module), attribute), cmd_name)
+        interrupts.raise_again()
+        return command
 
 
 def _command(found: typer.Typer | Callable[..., object], name: str) -> Any:

@@ -10,6 +10,9 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"herd-node {__version__}")  # noqa: T201 - the answer
         return
+    from ollama_herd.cli import interrupts  # noqa: PLC0415 - see above
+
+    interrupts.end_at_once()
     from ollama_herd.cli.agent import app  # noqa: PLC0415 - see above
 
     app(prog_name="herd-node")

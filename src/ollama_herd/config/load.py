@@ -113,6 +113,8 @@ def _read_file(kind: type[Settings], file: Path) -> Mapping[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows
     except (FileNotFoundError, NotADirectoryError):
+        if file.is_symlink():
+            raise ConfigError(f"{file} leads to a file that is not there") from None
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -36,6 +36,8 @@ RELAY_PORT = 11436
 
 
 def _as_home(value: object) -> object:
+    if isinstance(value, str) and not value.strip():  # Path("") is the folder one stands in
+        raise ValueError("it should name a folder")
     return _expanded(value) if isinstance(value, str | Path) else value
 
 
@@ -226,6 +228,15 @@ class Settings(BaseSettings):
     log_file_max_bytes: Annotated[int, Field(ge=10_000)] = Field(
         default=20_000_000, description="size at which a new log file begins; five old ones stay"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """To Python true is 1, and so to pydantic."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation in (int, float):
+            raise ValueError("input should be a number")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -40,6 +40,10 @@ class Child:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    def has_said(self, text: str) -> bool:
+        """Whether `text` is in what it has printed."""
+        return text.encode() in self._log.read_bytes()
+
     def last_words(self, lines: int = 8) -> str:
         """The end of what it printed."""
         text = self._log.read_text(encoding="utf-8", errors="replace")

@@ -16,6 +16,11 @@ _POLL_S = 0.05
 _START_S = 60.0
 """A slow machine loads Python three times and a model twice; nothing takes longer."""
 
+_ROUTER = "router"
+_LISTENS = "herd is listening"
+_PORT_TAKEN = "is in use"
+"""What the router's command says when it is up, and when it cannot be."""
+
 
 class StartError(Exception):
     """A process did not start; the text has what it said last."""
@@ -43,7 +48,11 @@ class DemoFleet:
     def start_router(self) -> None:
         """The real command, on loopback only and without mDNS: a demo joins nobody's network."""
         address = ["--host", "127.0.0.1", "--port", str(self.port), "--no-mdns"]
-        self._start("router", "herd", address)
+        self._start(_ROUTER, "herd", address)
+
+    def wait_for_router(self) -> None:
+        """Until it listens. Only its own word counts: another herd may answer on the port."""
+        self._wait("the router starts", lambda: self._router().has_said(_LISTENS))
 
     def start_engines(self, model: Path, alias: str, count: int) -> list[str]:
         """Embedded engines; returns their URLs once all of them answer."""
@@ -72,10 +81,21 @@ class DemoFleet:
         self._wait("the nodes join the herd", lambda: self._joined(model) >= len(self.nodes))
 
     def check(self) -> None:
-        """Raises StartError when one of the processes has ended."""
-        for child in self._children:
-            if child.has_ended:
+        """Raises StartError when one of the processes has ended. A router that finds its port taken
+        gets another one.
+        """
+        for child in tuple(self._children):
+            if not child.has_ended:
+                continue
+            if child.name != _ROUTER or not child.has_said(_PORT_TAKEN):
                 raise StartError(f"{child.name} has ended; it said:\n{child.last_words()}")
+            self._children.remove(child)  # another program, maybe another demo, was quicker
+            child.release()
+            self.port = free_port(0)
+            self.start_router()
+
+    def _router(self) -> Child:
+        return next(child for child in self._children if child.name == _ROUTER)
 
     def _joined(self, model: str) -> int:
         try:
@@ -94,11 +114,14 @@ class DemoFleet:
     def _wait(self, what: str, done: Callable[[], bool]) -> None:
         deadline_s = monotonic_s() + _START_S
         while not done():
-            self.check()
-            if monotonic_s() > deadline_s:
-                said = "\n".join(f"{c.name}: {c.last_words(3)}" for c in self._children)
-                raise StartError(f"{what}: not done after {_START_S:g} s. They said:\n{said}")
-            time.sleep(_POLL_S)
+            self._pause(what, deadline_s)
+
+    def _pause(self, what: str, deadline_s: float) -> None:
+        self.check()
+        if monotonic_s() > deadline_s:
+            said = "\n".join(f"{c.name}: {c.last_words(3)}" for c in self._children)
+            raise StartError(f"{what}: not done after {_START_S:g} s. They said:\n{said}")
+        time.sleep(_POLL_S)
 
 
 def _engine_name(number: int) -> str:
