@@ -99,6 +99,14 @@ def test_nodes_are_listed_drained_and_taken_back(world: World) -> None:
     assert undrained["draining"] is False
 
 
+def test_two_nodes_get_no_common_name(world: World) -> None:
+    ended = world.run("nodes", "rename", "studio", "laptop")
+    assert ended.returncode == 1
+    assert "another node is called 'laptop'" in ended.stderr
+    assert world.run("nodes", "rename", "studio", "studio").returncode == 0
+    assert world.run("nodes", "rename", "studio", "").returncode == 0
+
+
 def test_a_node_that_is_there_is_not_forgotten(world: World) -> None:
     ended = world.run("nodes", "forget", "laptop", "--yes")
     assert ended.returncode == 1
@@ -149,9 +157,33 @@ def test_traces_are_filtered(world: World) -> None:
     assert [row["model_asked"] for row in rows] == ["nope"]
     one = world.run("traces", rows[0]["request_id"])
     assert json.loads(one.stdout)["row"]["status"] == 404
+    assert world.run("traces", "--model", "llama3.2").stdout == (
+        world.run("traces", "--model", "llama3.2:latest").stdout
+    )
+    assert "llama3.2:latest" in world.run("traces", "--model", "llama3.2").stdout
     wrong = world.run("traces", "--status", "sad")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "status: one of ok, " in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--since", "yesterday"], "--since = 'yesterday'"),
+        (["--since", "2026-01-31T12:00:00"], "--since = '2026"),  # of which time zone?
+        (["--until", "1h30m"], "--until = '1h30m'"),
+        (["--since", "inf"], "--since = 'inf'"),
+        (["--since", "infh"], "--since = 'infh'"),
+        (["--since", "1h", "--until", "2h"], "--since must be before --until"),
+        (["--output", "x.csv"], "--output takes what is exported"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_by_its_name(
+    world: World, arguments: list[str], named: str
+) -> None:
+    ended = world.run("traces", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert named in ended.stderr
 
 
 def test_traces_are_exported(world: World, tmp_path: Path) -> None:
@@ -176,6 +208,7 @@ def test_top_looks_as_often_as_told(world: World) -> None:
     assert [len(json.loads(line)["nodes"]) for line in looks.stdout.splitlines()] == [2, 2]
     shown = world.run("top", "--count", "1")
     assert "tokens/s" in shown.stdout
+    assert shown.stdout.endswith("\n")
 
 
 def test_bench_measures_and_teaches(world: World) -> None:

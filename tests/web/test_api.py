@@ -101,6 +101,8 @@ def test_traces_are_filtered_and_paged(herd: Herd) -> None:
     assert [t["status"] for t in traces(herd, "?status=ok")["traces"]] == [200]
     assert {t["status"] for t in traces(herd, "?status=client_error")["traces"]} == {404}
     assert len(traces(herd, "?model=qwen3:32b")["traces"]) == 1
+    assert len(traces(herd, "?model=Qwen3:32B")["traces"]) == 1  # a name as Ollama reads it
+    assert traces(herd, "?from=2026-01-31T12:00:00+01:00")["traces"]  # + is a space in a URL
     served = traces(herd, "?status=ok")["traces"][0]
     name = next(n["name"] for n in herd.status()["nodes"] if n["node_id"] == served["node_id"])
     assert len(traces(herd, f"?node={name}")["traces"]) == 1
@@ -134,6 +136,11 @@ def test_one_trace_explains_itself(herd: Herd) -> None:
     [
         ("traces?status=sad", "status"),
         ("traces?from=yesterday", "from"),
+        ("traces?from=2026-01-31T12:00:00", "from"),
+        ("traces?from=9&until=9", "from"),
+        ("traces?until=1795400697000", "until"),
+        ("traces?limit=-1", "limit"),
+        ("traces?limit=1000000000000", "limit"),
         ("traces?limit=1&limit=2", "limit"),
         ("traces?before=nonsense", "before"),
         ("traces?colour=red", "colour"),

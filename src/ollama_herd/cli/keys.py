@@ -9,6 +9,7 @@ import typer
 
 from ollama_herd import logs
 from ollama_herd.cli import show
+from ollama_herd.cli.lazy import Commands
 from ollama_herd.cli.options import load_or_fail, setting
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
@@ -18,7 +19,7 @@ from ollama_herd.core.access import ApiKey, Scope
 if TYPE_CHECKING:
     from ollama_herd.store.access import AccessStore
 
-app = typer.Typer(help="API keys: who may use the herd, and for what.", no_args_is_help=True)
+app = Commands(help="API keys: who may use the herd, and for what.", no_args_is_help=True)
 
 _SCOPES = {scope.name.lower(): scope for scope in Scope}
 

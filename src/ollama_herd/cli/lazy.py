@@ -2,16 +2,49 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from ollama_herd.cli import interrupts
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-class LazyGroup(TyperGroup):
+
+class _Flags:
+    """Help shows no type beside a switch, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All of them, Typer's own switches too."""
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of TyperCommand
+        for one in found:
+            if getattr(one, "is_flag", False) and one.metavar is None:
+                one.metavar = ""
+        return found
+
+
+class Command(_Flags, TyperCommand):
+    """A command without commands below it."""
+
+
+class Group(_Flags, TyperGroup):
+    """A command with commands below it."""
+
+
+class Commands(typer.Typer):
+    """Commands below one of `herd` or `herd-node`; completion is of these two as a whole."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(cls=Group, add_completion=False, pretty_exceptions_enable=False, **more)
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[_F], _F]:
+        """Typer's decorator."""
+        return super().command(name, cls=Command, **more)
+
+
+class LazyGroup(Group):
     """`lazy` names for each subcommand `module:attribute`, which is a function or a Typer."""
 
     lazy: ClassVar[Mapping[str, str]] = {}
@@ -34,7 +67,7 @@ class LazyGroup(TyperGroup):
 def _command(found: typer.Typer | Callable[..., object], name: str) -> Any:
     app = found
     if not isinstance(app, typer.Typer):
-        app = typer.Typer(add_completion=False)
+        app = Commands()
         app.command(name)(found)
     command = get_command(app)
     command.name = name

@@ -12,15 +12,14 @@ from ollama_herd.api.joining import Joining
 from ollama_herd.cli import show
 from ollama_herd.cli.client import JsonOption, Router, RouterOption, YesOption
 from ollama_herd.cli.keys import HomeOption, opened_access
+from ollama_herd.cli.lazy import Commands
 from ollama_herd.cli.options import load_or_fail
 from ollama_herd.clock import now_s
 from ollama_herd.config import RouterSettings
 from ollama_herd.core.access import JoinKey
 
-app = typer.Typer(
+app = Commands(
     help="List the nodes; let one in, drain, rename, ban or forget it.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
 
 JOIN_KEYS_MOST = 50

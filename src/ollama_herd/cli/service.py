@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ollama_herd.cli.lazy import Commands
 from ollama_herd.cli.process import fail
 from ollama_herd.services.job import Job, ServiceError, Services
 
@@ -62,7 +63,7 @@ def program(name: str) -> str:
 
 def service_app(name: str, description: str) -> typer.Typer:
     """The commands for one program."""
-    made = typer.Typer(help=f"Keep {name} running, from login or boot on.", no_args_is_help=True)
+    made = Commands(help=f"Keep {name} running, from login or boot on.", no_args_is_help=True)
 
     @made.command()
     def install(*, home: Home = None, run_as: RunAs = None) -> None:

@@ -58,7 +58,7 @@ def simulate(  # noqa: PLR0913 - one parameter an option
     ] = 0.6,
     policies: Annotated[
         str, typer.Option(metavar="NAMES", help="comma-separated; ratios are to the first one")
-    ] = ",".join(STANDARD),
+    ] = ", ".join(STANDARD),
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="runs of each policy")] = 3,
     first_seed: Annotated[int, typer.Option(help="the same seed gives the same run")] = 1,
     requests: Annotated[int, typer.Option(min=20, help="at most so many in a run")] = 1500,

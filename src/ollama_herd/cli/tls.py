@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ollama_herd.cli.keys import HomeOption
+from ollama_herd.cli.lazy import Commands
 from ollama_herd.cli.options import load_or_fail
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-app = typer.Typer(help="TLS: certificates for the router.", no_args_is_help=True)
+app = Commands(help="TLS: certificates for the router.", no_args_is_help=True)
 
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 397

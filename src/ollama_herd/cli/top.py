@@ -38,6 +38,8 @@ def top(
         with Live(_screen(herd, console), console=console, auto_refresh=False) as live:
             while (left := _rest(left, interval_s)) > 0:
                 live.update(_screen(herd, console), refresh=True)
+        if not console.is_terminal:
+            console.print()  # Live ends a terminal's last line, and no other
     except KeyboardInterrupt:
         pass
 

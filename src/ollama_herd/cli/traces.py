@@ -17,6 +17,7 @@ from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
 from ollama_herd.cli.ended import HEADINGS, Ended, EndedPage, cells
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
+from ollama_herd.dashboard.queries import BadField, time_of
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _EXPORT_TIMEOUT_S = 120.0
@@ -75,13 +76,18 @@ def traces(  # noqa: PLR0913 - one parameter an option
     as_json: JsonOption = False,
 ) -> None:
     """List requests that have ended, newest first. Texts are never kept."""
+    begun, ended = _time(since, "--since"), _time(until, "--until")
+    if begun is not None and ended is not None and begun >= ended:
+        fail("--since must be before --until", code=2)
+    if output is not None and export is None:
+        fail("--output takes what is exported: add --export csv or --export jsonl", code=2)
     herd = Router(router)
     if request_id is not None:
         typer.echo(herd.get(f"/dashboard/api/traces/{quote(request_id, safe='')}"))
         return
     wanted: dict[str, object] = {
-        "from": _time(since, "--since"),
-        "until": _time(until, "--until"),
+        "from": begun,
+        "until": ended,
         "model": model,
         "node": node,
         "client": client,
@@ -185,18 +191,19 @@ def _told(output: Path) -> Iterator[None]:
         fail(f"{output} cannot be written: {error.strerror or error}")
 
 
-def _time(given: str | None, option: str) -> object:
-    """`2h` as seconds since 1970; everything else is the router's to read."""
+def _time(given: str | None, option: str) -> float | None:
+    """Seconds since 1970, of `2h` (ago), of an RFC 3339 time, or of themselves."""
     if given is None:
         return None
     number = given.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = given[len(number) :]
-    if unit in _UNITS and number:
-        try:
+    try:
+        if unit in _UNITS:
             return now_s() - float(number) * _UNITS[unit]
-        except ValueError:
-            fail(
-                f"{option} = '{given}' is no time: write 30m, 2h, 7d or 2026-01-31T12:00:00Z",
-                code=2,
-            )
-    return given
+        return time_of({option: given}, option)
+    except (BadField, ValueError):
+        fail(
+            f"{option} = '{show.clean(given, 40)}' is no time: write 30m, 2h, 7d or "
+            "2026-01-31T12:00:00Z",
+            code=2,
+        )

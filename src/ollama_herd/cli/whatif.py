@@ -42,7 +42,7 @@ def whatif(  # noqa: PLR0913 - one parameter an option
     ] = 1.0,
     policies: Annotated[
         str, typer.Option(metavar="NAMES", help="comma-separated; ratios are to the first one")
-    ] = "herd,least-requests,round-robin",
+    ] = "herd, least-requests, round-robin",
     requests: Annotated[int, typer.Option(min=20, help="the last so many")] = 1500,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="runs of each policy")] = 3,
     home: Annotated[str | None, setting(RouterSettings, "home", "FOLDER")] = None,

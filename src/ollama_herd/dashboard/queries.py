@@ -1,10 +1,13 @@
 """What a dashboard URL asks of the traces. Pure: text in, values or a named mistake out."""
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from math import isfinite
 
 import msgspec
+
+from ollama_herd.core.names import canonical_name
 
 STATUSES = ("ok", "client_error", "server_error", "cancelled", "failed")
 
@@ -26,6 +29,9 @@ MAX_TEXT_CHARS = 512
 
 _LATEST_S = 253_402_300_800.0
 """The year 10000: beyond it is a mistake, milliseconds for seconds most likely."""
+
+
+_OFFSET = re.compile(r" (\d\d:\d\d)$")
 
 
 class BadField(ValueError):  # noqa: N818 - an answer to a client, not a defect
@@ -83,12 +89,12 @@ def trace_query(given: Mapping[str, str]) -> TraceQuery:
     status = given.get("status", "")
     if status and status not in STATUSES:
         raise BadField("status", f"one of {', '.join(STATUSES)}, not {_quoted(status)}")
-    from_s, until_s = _time(given, "from"), _time(given, "until")
+    from_s, until_s = time_of(given, "from"), time_of(given, "until")
     _in_order(from_s, until_s)
     return TraceQuery(
         from_s=from_s,
         until_s=until_s,
-        model=_text(given, "model"),
+        model=_model(given),
         node=_text(given, "node"),
         client=_text(given, "client"),
         key_name=_text(given, "key"),
@@ -118,14 +124,14 @@ def trend_query(given: Mapping[str, str], now_s: float) -> TrendQuery:
     if step not in STEPS:
         raise BadField("step", f"one of {', '.join(STEPS)}, not {_quoted(step)}")
     step_s = STEPS[step]
-    until_s = _time(given, "until")
+    until_s = time_of(given, "until")
     until_s = now_s if until_s is None else until_s
-    from_s = _time(given, "from")
+    from_s = time_of(given, "from")
     from_s = until_s - 86400.0 if from_s is None else from_s
     _in_order(from_s, until_s)
     if (until_s - from_s) / step_s > LARGEST_TREND:
         raise BadField("from", f"at most {LARGEST_TREND} steps of {step_s} s before the end")
-    model, node = _text(given, "model"), _text(given, "node")
+    model, node = _model(given), _text(given, "node")
     if model and node:
         raise BadField("node", "trends are kept by model or by node, not by both")
     return TrendQuery(from_s=from_s, until_s=until_s, step_s=step_s, model=model, node=node)
@@ -150,6 +156,12 @@ def _text(given: Mapping[str, str], field: str) -> str:
     return text
 
 
+def _model(given: Mapping[str, str]) -> str:
+    """As traces name it: `llama3.2` is kept as `llama3.2:latest`."""
+    name = _text(given, "model")
+    return canonical_name(name) if name else ""
+
+
 def _limit(given: Mapping[str, str], usual: int, most: int) -> int:
     text = given.get("limit", str(usual))
     if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) >= 1):
@@ -159,9 +171,12 @@ def _limit(given: Mapping[str, str], usual: int, most: int) -> int:
     return int(text)
 
 
-def _time(given: Mapping[str, str], field: str) -> float | None:
-    """Seconds since 1970, or RFC 3339 with its offset."""
-    text = given.get(field, "")
+def time_of(given: Mapping[str, str], field: str) -> float | None:
+    """Seconds since 1970, or RFC 3339 with its offset; None where nothing is given.
+
+    A + that a client left unquoted in its URL has become a space. Raises BadField.
+    """
+    text = _OFFSET.sub(r"+\1", given.get(field, ""))
     if not text:
         return None
     if len(text) > 40:

@@ -96,6 +96,9 @@ class _Joining:
         if len(name) > MAX_NAME or not name.isprintable():
             reason = f"a name has up to {MAX_NAME} printable characters"
             return refused(400, "bad_name", reason)
+        others = (n for n in self._registry.fleet.nodes.values() if n.node_id != node.node_id)
+        if any(name == other.name for other in others):
+            return refused(409, "name_taken", f"another node is called {name!r}; take another name")
         answer = await self._decide(node.node_id, name=name)
         if answer.status == 200:
             self._registry.rename(node.node_id, name)
