@@ -76,9 +76,7 @@ def traces(  # noqa: PLR0913 - one parameter an option
     as_json: JsonOption = False,
 ) -> None:
     """List requests that have ended, newest first. Texts are never kept."""
-    begun, ended = _time(since, "--since"), _time(until, "--until")
-    if begun is not None and ended is not None and begun >= ended:
-        fail("--since must be before --until", code=2)
+    begun, ended = _times(since, until)
     if output is not None and export is None:
         fail("--output takes what is exported: add --export csv or --export jsonl", code=2)
     herd = Router(router)
@@ -189,6 +187,14 @@ def _told(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror or error}")
+
+
+def _times(since: str | None, until: str | None) -> tuple[float | None, float | None]:
+    """Both ends in seconds since 1970; ends the command when they are no times or no stretch."""
+    begun, ended = _time(since, "--since"), _time(until, "--until")
+    if begun is not None and ended is not None and begun >= ended:
+        fail("--since must be before --until", code=2)
+    return begun, ended
 
 
 def _time(given: str | None, option: str) -> float | None:
