@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.e2e.processes import Herd, wait_until
+from tests.fakes.openai_engine import FakeOpenAI
 from tests.fakes.state import Fault
 from tests.pace import in_time
 from tests.web.fleet import fleet
@@ -125,6 +126,7 @@ def test_a_request_is_a_span_within_the_clients_own(seen: tuple[Collector, str])
     assert root.kind == root.SPAN_KIND_SERVER
     said = plain(root.attributes)
     assert said["gen_ai.operation.name"] == "text_completion"
+    assert said["gen_ai.provider.name"] == "ollama"
     assert said["gen_ai.request.model"] == said["gen_ai.response.model"] == "qwen3:32b"
     assert said["gen_ai.usage.output_tokens"] > 0
     assert said["gen_ai.response.finish_reasons"] == ["stop"]
@@ -205,3 +207,39 @@ def test_nothing_is_loaded_or_sent_unless_asked_for(tmp_path: Path) -> None:
             assert herd.call("POST", "/api/generate", body).status == 200
             herd.terminate()
         assert collector.raw == []
+
+
+NO_PARENTS = (
+    "00-zz",
+    "",
+    "00",
+    f"00-{'0' * 32}-{PARENT}-01",
+    f"00-{TRACE_ID}-{'0' * 16}-01",
+    f"ff-{TRACE_ID}-{PARENT}-01",
+    f"00-{TRACE_ID}-{PARENT}-01-more",
+    f"00-{TRACE_ID[:-1]}-{PARENT}-01",
+    f"00-{TRACE_ID}-{PARENT}-",
+    "00-" + "é" * 32 + f"-{PARENT}-01",
+    "00-" + "1" * 5000,
+)
+
+
+def test_other_engines_are_told_apart_and_wrong_parents_are_none(tmp_path: Path) -> None:
+    with collecting() as collector, FakeOpenAI("gguf").in_thread() as engine:
+        env = {"HERD_OTEL_ENDPOINT": collector.url, "HERD_ENGINE": engine.url}
+        with Herd(tmp_path, env=env).ready() as herd:
+            herd.wait_models("gguf")
+            body = {"model": "gguf", "messages": [{"role": "user", "content": "x"}]}
+            for parent in NO_PARENTS:
+                told = {"traceparent": parent}
+                assert herd.call("POST", "/api/chat", body, told).status == 200
+            herd.terminate()
+            assert "Traceback" not in herd.log()
+        wait_until(
+            lambda: len(collector.named("chat gguf:latest")) == 2 * len(NO_PARENTS), 10, "spans"
+        )
+    spans = collector.named("chat gguf:latest")
+    assert {plain(span.attributes)["gen_ai.provider.name"] for span in spans} == {"openai"}
+    roots = [span for span in spans if span.kind == span.SPAN_KIND_SERVER]
+    assert len({span.trace_id for span in roots}) == len(NO_PARENTS)
+    assert not any(span.parent_span_id for span in roots)

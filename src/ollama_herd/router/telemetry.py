@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ollama_herd.core.counts import TOKEN_BUCKETS_S, TOTAL_BUCKETS_S, TTFT_BUCKETS_S, WAIT_BUCKETS_S
-from ollama_herd.core.request import Attempt, Dialect, Kind, OutcomeKind
+from ollama_herd.core.node import EngineKind
+from ollama_herd.core.request import Attempt, Kind, OutcomeKind
 from ollama_herd.core.trace import Trace
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Telemetry:
             kind=SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": _OPERATIONS.get(trace.request.kind, trace.request.kind),
-                "gen_ai.provider.name": "ollama",
+                "gen_ai.provider.name": _provider(attempt.engine_id),
                 "gen_ai.request.model": attempt.model,
                 "herd.node.name": self._node_name(attempt.node_id),
                 "herd.node.id": attempt.node_id,
@@ -202,7 +203,7 @@ def _labels(trace: Trace) -> Attributes:
     request = trace.request
     labels: Attributes = {
         "gen_ai.operation.name": _OPERATIONS.get(request.kind, request.kind.value),
-        "gen_ai.provider.name": "openai" if request.dialect is Dialect.OPENAI else "ollama",
+        "gen_ai.provider.name": _provider(trace.attempts[-1].engine_id if trace.attempts else ""),
         "gen_ai.request.model": request.model_key if trace.attempts else "",
     }
     if trace.model_served:
@@ -210,6 +211,16 @@ def _labels(trace: Trace) -> Attributes:
     if trace.error or trace.status >= 400:
         labels["error.type"] = trace.error or str(trace.status)
     return labels
+
+
+def _provider(engine_id: str) -> str:
+    """Who answers, by the conventions' flavours: an Ollama, or what speaks as OpenAI does.
+
+    An engine's id begins with its kind; pictures and speech come from OpenAI-compatible servers. A
+    request that reached no engine was for an Ollama, which the herd stands for.
+    """
+    is_ollama = not engine_id or engine_id.startswith(EngineKind.OLLAMA.value)
+    return EngineKind.OLLAMA.value if is_ollama else EngineKind.OPENAI.value
 
 
 def _name(trace: Trace) -> str:
