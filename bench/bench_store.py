@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ollama_herd import logs
 from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint, EngineKind, LoadedModel, Model, Replica
 from ollama_herd.core.request import (
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--home", type=Path)
     given = parser.parse_args()
+    logs.setup("warning")
     with tempfile.TemporaryDirectory() as scratch:
         home = given.home or Path(scratch)
         measure_put(home, given.puts, given.runs)

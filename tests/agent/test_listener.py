@@ -84,31 +84,23 @@ async def test_one_process_for_many_recordings(tmp_path: Path) -> None:
     assert not is_running(pid)
 
 
-async def test_what_is_no_sound(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recording", "reason", "status", "processes"),
+    [
+        ("noise", "no sound in it", 400, 1),
+        ("odd", "answered in no known form", 500, 1),
+        ("die", "out of memory", 500, 2),
+    ],
+)
+async def test_what_cannot_be_written_down_says_why_and_the_next_one_is(
+    tmp_path: Path, recording: str, reason: str, status: int, processes: int
+) -> None:
     ears = listener(tmp_path)
-    with pytest.raises(ListeningFailed, match="no sound in it") as failed:
-        await ears.write_down(NAME, spoken(tmp_path, "noise"))
-    assert failed.value.status == 400
+    with pytest.raises(ListeningFailed, match=reason) as failed:
+        await ears.write_down(NAME, spoken(tmp_path, recording))
+    assert failed.value.status == status
     assert (await ears.write_down(NAME, spoken(tmp_path, "good"))).text == "good names"
-    assert len(started(tmp_path)) == 1
-    await ears.close()
-
-
-async def test_an_answer_in_another_form_is_no_fault_of_the_recording(tmp_path: Path) -> None:
-    ears = listener(tmp_path)
-    with pytest.raises(ListeningFailed, match="answered in no known form") as failed:
-        await ears.write_down(NAME, spoken(tmp_path, "odd"))
-    assert failed.value.status == 500
-    assert (await ears.write_down(NAME, spoken(tmp_path, "good"))).text == "good names"
-    await ears.close()
-
-
-async def test_a_process_that_dies_says_why_and_is_replaced(tmp_path: Path) -> None:
-    ears = listener(tmp_path)
-    with pytest.raises(ListeningFailed, match="out of memory") as failed:
-        await ears.write_down(NAME, spoken(tmp_path, "die"))
-    assert failed.value.status == 500
-    assert (await ears.write_down(NAME, spoken(tmp_path, "good"))).text == "good names"
+    assert len(started(tmp_path)) == processes
     await ears.close()
 
 

@@ -2,6 +2,8 @@
 looks itself.
 """
 
+from typing import Generic, TypeVar
+
 import msgspec
 
 from ollama_herd.core.node import LoadedModel, Model, ModelDetails
@@ -34,12 +36,15 @@ class RunningModel(msgspec.Struct):
     details: ModelDetails | None = None
 
 
-class _Ps(msgspec.Struct):
-    models: tuple[RunningModel, ...] | None = None
+_Entry = TypeVar("_Entry", ListedModel, RunningModel)
 
 
-class _Tags(msgspec.Struct):
-    models: tuple[ListedModel, ...] | None = None
+class _Listed(msgspec.Struct, Generic[_Entry]):
+    models: tuple[_Entry, ...] | None = None
+
+
+_Tags = _Listed[ListedModel]
+_Ps = _Listed[RunningModel]
 
 
 def model_of(tag: ListedModel) -> Model:
@@ -71,17 +76,20 @@ def loaded_of(entry: RunningModel) -> LoadedModel:
 
 def read_tags(body: bytes) -> tuple[Model, ...] | None:
     """The models of a list, None when it is none."""
-    try:
-        listed = msgspec.json.decode(body, type=_Tags).models
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return tuple(model_of(tag) for tag in listed or () if tag.name or tag.model)
+    listed = _entries(body, _Tags)
+    return None if listed is None else tuple(map(model_of, listed))
 
 
 def read_ps(body: bytes) -> tuple[LoadedModel, ...] | None:
     """The loaded models of a list, None when it is none."""
+    listed = _entries(body, _Ps)
+    return None if listed is None else tuple(map(loaded_of, listed))
+
+
+def _entries(body: bytes, form: type[_Listed[_Entry]]) -> list[_Entry] | None:
+    """The entries of a list that have a name, None when it is no list."""
     try:
-        listed = msgspec.json.decode(body, type=_Ps).models
+        listed = msgspec.json.decode(body, type=form).models
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return tuple(loaded_of(entry) for entry in listed or () if entry.name or entry.model)
+    return [entry for entry in listed or () if entry.name or entry.model]

@@ -204,7 +204,10 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
 
 
 def _price_behind(place: Place, ask: Ask, running: int) -> Priced:
-    """Of the first slot that frees, where all are taken by requests of the same model."""
+    """Of the first slot that frees, where all are taken by requests of the same model.
+
+    Spelt out like `_price_beside`: calls for what they share are what both are there to save.
+    """
     replica, node, now_s = place.load, place.node, ask.now_s
     rates, pace, slots = replica.rates, node.pace, replica.slots
     alpha, step_s, slow_decode = pace.alpha, rates.step_s, pace.slow_decode
