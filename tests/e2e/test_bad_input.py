@@ -1,5 +1,6 @@
 """Wrong requests: each gets the answer of a real Ollama or a clear one in its dialect."""
 
+import gzip
 import json
 from collections.abc import Iterator
 
@@ -127,6 +128,28 @@ def test_malformed_bodies_are_400(pair: Pair, body: bytes, text: str) -> None:
     answer = pair.call("POST", "/api/chat", body)
     assert answer.status == 400
     assert text in answer.json()["error"]
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b'{"model": "tiny"}'), b"not gzip at all"])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show", "/fleet/pins"])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_gzip_is_not_unpacked(pair: Pair, path: str, packed: bytes, *, chunked: bool) -> None:
+    """As by a real Ollama; and so a few bytes cannot become a memory full of blanks."""
+    length, body = f"Content-Length: {len(packed)}", packed
+    if chunked:
+        length, body = (
+            "Transfer-Encoding: chunked",
+            b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed),
+        )
+    with Client(pair.herd.port) as client:
+        client.send(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Encoding: gzip\r\n{length}\r\n\r\n".encode()
+            + body
+        )
+        answer = client.read("POST")
+    assert answer.status == 400
+    assert answer.json()["error"]
 
 
 @pytest.mark.parametrize("stream", ['"yes"', "5", "{}"])

@@ -335,6 +335,7 @@ def _runner(app: web.Application, settings: RouterSettings) -> web.AppRunner:
         app,
         handler_cancellation=True,
         access_log=None,
+        auto_decompress=False,  # no real Ollama does; zstd on /v1 is unpacked by api/zstd.py
         logger=_SILENT,
         keepalive_timeout=settings.idle_timeout_s,
         lingering_time=LINGER_S,
