@@ -38,8 +38,11 @@ COLUMNS: Final = (
 )
 """Fields of StoredTrace; after them the tags, separated by `;`."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A text that begins so is a formula to spreadsheets, and anybody can name a model."""
+
+_CONTROL: Final = dict.fromkeys((*range(32), *range(127, 160)), "\ufffd")
+"""A line of CSV is a trace, and steers no terminal: JSONL has such texts as they are."""
 
 
 def csv_head() -> bytes:
@@ -56,9 +59,10 @@ def csv_lines(traces: Iterable[StoredTrace]) -> bytes:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    mark = "'" if value.startswith(_FORMULA) else ""
+    return mark + value.translate(_CONTROL)
 
 
 def _written(rows: Iterable[Iterable[object]]) -> bytes:
