@@ -50,7 +50,6 @@ def under_load(fleet: Fleet, requests: int, *, decoding: bool = False) -> Schedu
         scheduler.on_request(asked, fleet, 0.001 * number)
         if decoding:
             scheduler.on_first_byte(asked.request_id, 0.8)
-            scheduler.on_progress(asked.request_id, chance.randrange(1, 50), 0.9)
     return scheduler
 
 

@@ -320,14 +320,6 @@ def test_without_a_queue_only_what_can_start_is_taken():
     assert isinstance(case.ask()[1], Refuse)
 
 
-def test_a_model_may_have_a_bound_of_its_own():
-    case = Case(node(names=(NAME, "n:7b"), loaded=(NAME, "n:7b")), limit_per_model=1)
-    for name in (NAME, "n:7b"):
-        assert isinstance(case.ask(name)[1], Grant)
-        assert case.ask(name)[1] is None
-    assert case.ask()[1].refusal.kind is RefusalKind.QUEUE_FULL
-
-
 def test_waiting_too_long_is_refused_at_a_tick():
     case = Case(node(), timeout_s=5.0)
     case.ask()

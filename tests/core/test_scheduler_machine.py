@@ -145,7 +145,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def is_told_twice(self, data):
         request_id = data.draw(st.sampled_from(sorted(self.over)))
-        call = data.draw(st.sampled_from(["finished", "cancel", "retry", "first", "progress"]))
+        call = data.draw(st.sampled_from(["finished", "cancel", "retry", "first"]))
         effects = ()
         if call == "finished":
             effects = self.scheduler.on_finished(
@@ -157,10 +157,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             effects = self.scheduler.on_retry(
                 request_id, OutcomeKind.ENGINE_ERROR, self.fleet, self.now_s
             )
-        elif call == "first":
-            self.scheduler.on_first_byte(request_id, self.now_s)
         else:
-            self.scheduler.on_progress(request_id, 7, self.now_s)
+            self.scheduler.on_first_byte(request_id, self.now_s)
         assert not effects
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 20.0]))

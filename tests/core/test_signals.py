@@ -36,7 +36,7 @@ steps = st.lists(
         st.floats(0.0, 4.0),
         st.one_of(
             asks,
-            st.tuples(st.sampled_from(["first byte", "progress", "end"]), st.integers(0, 99)),
+            st.tuples(st.sampled_from(["first byte", "end"]), st.integers(0, 99)),
         ),
     ),
     max_size=40,
@@ -62,8 +62,6 @@ def walk(scheduler, fleet, history):
             request_id = running[which % len(running)]
             if kind == "first byte":
                 scheduler.on_first_byte(request_id, now_s)
-            elif kind == "progress":
-                scheduler.on_progress(request_id, which, now_s)
             else:
                 running.remove(request_id)
                 usage = Usage(prompt_tokens=200, output_tokens=which, decode_ms=900.0)

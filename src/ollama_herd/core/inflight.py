@@ -74,7 +74,6 @@ class Running(msgspec.Struct, eq=False):
     is_probe: bool  # one more than the known slots, to learn of another
     number: int = 0  # of all requests started on the node
     first_byte_s: float = -1.0
-    tokens: int = 0
     is_alone: bool = True
     is_prefill_clean: bool = True
     overlapped: int = 0  # how many others still ran when its first byte came

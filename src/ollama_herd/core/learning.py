@@ -31,7 +31,7 @@ def learn(load: Load, run: Running, usage: Usage | None, now_s: float) -> None:
     said = usage or NOTHING
     predictor = load.predictor
     lengths = predictor.lengths
-    output = float(said.output_tokens if said.output_tokens is not None else run.tokens)
+    output = float(said.output_tokens or 0)
     if request.work:
         output = float(request.work)
     elif output > 0:

@@ -21,7 +21,6 @@ class QueueSettings(msgspec.Struct, frozen=True):
     """Bounds of the router's queue. Only requests that really wait are counted."""
 
     limit: int = 1000
-    limit_per_model: int | None = None
     timeout_s: float = 600.0
     no_node_grace_s: float = 10.0  # how long a waiting request outlives its last usable node
     # Where nothing tells an engine's slots: send one request more now and then to find out.

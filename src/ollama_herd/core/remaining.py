@@ -70,7 +70,7 @@ def remaining_s(run: Running, now_s: float, step_s: float, node: NodeLoad) -> fl
         if request.stream or not run.output:
             return run.output * step_s + max(late_s * LATE_SHARE, LEAST_S)
         began_s = run.first_due_s  # the whole answer comes at once: it is decoding by now
-    streamed = run.tokens or (now_s - began_s) / step_s
+    streamed = (now_s - began_s) / step_s
     if request.work:
         return max(request.work - streamed, 0.0) * step_s + LEAST_S
     rest_s = step_s * node.lengths.residual_tokens(request.model_key, streamed, request.max_tokens)

@@ -102,14 +102,6 @@ class Scheduler:
         if run is not None:
             self._load.first_byte(run, now_s)
 
-    def on_progress(self, request_id: str, output_tokens: int, now_s: float) -> None:
-        """`output_tokens` came so far; sharpens the prediction of when the slot frees."""
-        run = self._load.running.get(request_id)
-        if run is not None and output_tokens > run.tokens:
-            run.tokens = output_tokens
-            if run.first_byte_s < 0:
-                self._load.first_byte(run, now_s)
-
     def on_finished(
         self,
         request_id: str,
@@ -309,11 +301,11 @@ class Scheduler:
     def _enqueue(
         self, request: InferenceRequest, ranking: Ranking, now_s: float
     ) -> Sequence[Effect]:
-        is_full, waiting = self._limit_reached(request)
+        waiting = len(self._room)
         pending = Pending(request, service_s(ranking.priced))
         self._room.add(pending)
         effects = self._turns.take((request.model_key,), self._fleet, now_s)
-        if not is_full or request.request_id not in self._room.pending:
+        if waiting < self._settings.limit or request.request_id not in self._room.pending:
             return effects
         self._room.remove(request.request_id)
         refused = refusal(
@@ -326,19 +318,6 @@ class Scheduler:
         places = explain(ranking)
         refuse = Refuse(request.request_id, refused, places.eliminated, places.candidates)
         return (*effects, refuse)
-
-    def _limit_reached(self, request: InferenceRequest) -> tuple[bool, int]:
-        """Whether one more may not wait, and how many do already."""
-        settings = self._settings
-        waiting = len(self._room)
-        if waiting >= settings.limit:
-            return True, waiting
-        limit = settings.limit_per_model
-        if limit is None:
-            return False, waiting
-        queue = self._room.models.get(request.model_key)
-        waiting = queue.count if queue is not None else 0
-        return waiting >= limit, waiting
 
     def _expected(self, model_key: str, now_s: float) -> dict[str, tuple[int, float]]:
         """By request, how many of the model are before it and when it should start, in s; by ""
@@ -423,7 +402,7 @@ class Scheduler:
             kept = answered or (outcome is OutcomeKind.CANCELLED and run.first_byte_s >= 0)
             replica.mirror.release(request_id, replica.slots, now_s, kept=kept)
         if output is None:
-            output = run.output if answered else run.tokens
+            output = run.output if answered else 0.0
         taken = run.share_tokens + output - run.output
         self._shares.ended(run.request.client, run.share_tokens, taken, now_s)
         if outcome is OutcomeKind.CLIENT_ERROR and run.is_cold and not replica.running:
