@@ -152,6 +152,14 @@ def test_gzip_is_not_unpacked(pair: Pair, path: str, packed: bytes, *, chunked: 
     assert answer.json()["error"]
 
 
+@pytest.mark.parametrize("path", ["/fleet/pins", "/fleet/heartbeat", "/fleet/measure"])
+def test_a_fixed_bound_names_no_setting(pair: Pair, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer x"}
+    answer = pair.call("POST", path, b" " * 20_000_000, headers=headers)
+    assert answer.status == 413
+    assert answer.json()["error"].endswith("bytes; send less: that is all that this path takes")
+
+
 @pytest.mark.parametrize("stream", ['"yes"', "5", "{}"])
 def test_wrong_type_of_stream(pair: Pair, stream: str) -> None:
     body = f'{{"model":"tiny","prompt":"x","stream":{stream}}}'.encode()

@@ -297,12 +297,11 @@ def foreign_client(address: str) -> ApiError:
     )
 
 
-def body_too_large(limit_bytes: int) -> ApiError:
-    """The body is longer than `max_body_bytes`."""
+def body_too_large(limit_bytes: int, setting: str = "max_body_bytes") -> ApiError:
+    """The body is longer than `setting` allows, or "": than the path ever takes."""
+    remedy = f", or raise {setting}" if setting else ": that is all that this path takes"
     return ApiError(
-        413,
-        f"request body is larger than {limit_bytes} bytes; send less, or raise max_body_bytes",
-        "body_too_large",
+        413, f"request body is larger than {limit_bytes} bytes; send less{remedy}", "body_too_large"
     )
 
 

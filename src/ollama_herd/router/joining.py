@@ -90,7 +90,9 @@ class _Joining:
         if isinstance(node, web.Response):
             return node
         try:
-            name = _renaming.decode(await read_body(request, MAX_BYTES, BODY_S)).name.strip()
+            name = _renaming.decode(
+                await read_body(request, MAX_BYTES, BODY_S, setting="")
+            ).name.strip()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return refused(400, "bad_name", 'a new name is needed, as {"name": "studio"}')
         if len(name) > MAX_NAME or not name.isprintable():

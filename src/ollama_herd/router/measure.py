@@ -75,7 +75,9 @@ class Measuring:
     async def measure(self, request: web.Request) -> web.Response:
         """Loads a model on one node, lets it read and write a little, and says how fast it was."""
         try:
-            asked = msgspec.json.decode(await read_body(request, _MOST_BYTES, _BODY_S), type=_Asked)
+            asked = msgspec.json.decode(
+                await read_body(request, _MOST_BYTES, _BODY_S, setting=""), type=_Asked
+            )
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return refused(400, "bad_body", f'send {{"model": NAME, "node": NAME}}: {error}')
         node = named_node(self._registry.fleet, asked.node)

@@ -87,7 +87,9 @@ class PinAnswers:
     async def pin(self, request: web.Request) -> web.Response:
         """Add one; a model that is pinned already may be pinned to further nodes."""
         try:
-            asked = msgspec.json.decode(await read_body(request, MOST_BYTES, 10.0), type=AskedPin)
+            asked = msgspec.json.decode(
+                await read_body(request, MOST_BYTES, 10.0, setting=""), type=AskedPin
+            )
             pin = self._checked(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _refused(400, f'not a pin: {error}; send {{"model": NAME, "node": NODE}}')

@@ -108,17 +108,23 @@ class BodyRefused(Exception):  # noqa: N818 - an answer to a client, not a defec
 
 
 async def read_body(
-    request: web.Request, limit_bytes: int, idle_s: float, whole_s: float = math.inf
+    request: web.Request,
+    limit_bytes: int,
+    idle_s: float,
+    whole_s: float = math.inf,
+    *,
+    setting: str = "max_body_bytes",
 ) -> bytes:
     """The whole body, however it is framed. Raises BodyRefused.
 
-    `idle_s` bounds the time in which no byte comes, `whole_s` the time of the whole.
+    `idle_s` bounds the time in which no byte comes, `whole_s` the time of the whole. `setting` is
+    what sets `limit_bytes`, "" where nothing does.
     """
     until_s = monotonic_s() + whole_s
     parts: list[bytes] = []
     size = 0
     if (request.content_length or 0) > limit_bytes:
-        raise BodyRefused(body_too_large(limit_bytes))
+        raise BodyRefused(body_too_large(limit_bytes, setting))
     while not request.content.at_eof():
         try:
             async with asyncio.timeout(min(idle_s, until_s - monotonic_s())):
@@ -129,7 +135,7 @@ async def read_body(
             raise BodyRefused(body_timeout(idle_s)) from None
         size += len(data)
         if size > limit_bytes:
-            raise BodyRefused(body_too_large(limit_bytes))
+            raise BodyRefused(body_too_large(limit_bytes, setting))
         parts.append(data)
     return b"".join(parts)
 
