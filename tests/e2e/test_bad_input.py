@@ -152,7 +152,7 @@ def test_gzip_is_not_unpacked(pair: Pair, path: str, packed: bytes, *, chunked: 
     assert answer.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["/fleet/pins", "/fleet/heartbeat", "/fleet/measure"])
+@pytest.mark.parametrize("path", ["/fleet/pins", "/fleet/measure"])
 def test_a_fixed_bound_names_no_setting(pair: Pair, path: str) -> None:
     headers = {"Content-Type": "application/json", "Authorization": "Bearer x"}
     answer = pair.call("POST", path, b" " * 20_000_000, headers=headers)

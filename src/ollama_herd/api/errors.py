@@ -299,10 +299,13 @@ def foreign_client(address: str) -> ApiError:
 
 def body_too_large(limit_bytes: int, setting: str = "max_body_bytes") -> ApiError:
     """The body is longer than `setting` allows, or "": than the path ever takes."""
-    remedy = f", or raise {setting}" if setting else ": that is all that this path takes"
-    return ApiError(
-        413, f"request body is larger than {limit_bytes} bytes; send less{remedy}", "body_too_large"
-    )
+    told = f"request body is larger than {limit_bytes} bytes; send less, or raise {setting}"
+    if not setting:
+        told = (
+            f"request body is larger than {limit_bytes} bytes; send less: "
+            f"that is all that this path takes"
+        )
+    return ApiError(413, told, "body_too_large")
 
 
 def body_timeout(silent_s: float) -> ApiError:

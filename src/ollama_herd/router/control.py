@@ -219,9 +219,7 @@ class _Answers:
         if not key:
             return _refused(401, "a report needs the node's key: Authorization: Bearer <node_key>")
         try:
-            body = await read_body(
-                request, MAX_REPORT_BYTES, self._limits.body_timeout_s, setting=""
-            )
+            body = await read_body(request, MAX_REPORT_BYTES, self._limits.body_timeout_s)
             report = _report_decoder.decode(body)
             address = plain_address(request.remote or "")
             claim = claim_of(report, address, key, headers.get("X-Herd-Join", ""))
