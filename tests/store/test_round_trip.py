@@ -115,7 +115,11 @@ def test_the_reason_and_the_prediction_are_those_of_the_decision(store: TraceSto
         attempts=(),
         refusal=Refusal(RefusalKind.NO_NODE, "m is on node-a, which is offline"),
     )
-    kept, nowhere = stored(store, put, refused)
+    unknown = samples.trace(
+        decision=None, attempts=(), refusal=Refusal(RefusalKind.UNKNOWN_MODEL, "nope")
+    )
+    kept, nowhere, nothing = stored(store, put, refused, unknown)
+    assert nothing.reason == "unknown model nope"
     assert (kept.key_name, kept.reason) == ("laptop", "loaded; expected 813 ms; candidates 1")
     assert (kept.predicted_ttft_ms, kept.predicted_total_ms) == (90.25, 812.75)
     assert nowhere.reason == "m is on node-a, which is offline"

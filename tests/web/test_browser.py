@@ -8,7 +8,7 @@ import pytest
 from ollama_herd.core.access import ApiKey, Scope
 from ollama_herd.store.access import AccessStore, new_key
 from ollama_herd.store.database import Database
-from tests.e2e.processes import Herd, Node, free_port
+from tests.e2e.processes import Herd, Node, free_port, wait_until
 from tests.fakes.manage import ManagedOllama
 from tests.fakes.models import model
 from tests.fakes.ollama import FakeOllama
@@ -54,10 +54,24 @@ def pair(herd: Herd) -> Iterator[tuple[Heartbeats, list[FakeOllama]]]:
         yield beats, fakes
 
 
-@pytest.mark.parametrize("name", ["requests", "others", "playground", "phone"])
+@pytest.mark.parametrize("name", ["requests", "others", "playground", "phone", "accessible"])
 @pytest.mark.usefixtures("pair")
 def test_reader(herd: Herd, name: str) -> None:
     status, said = browser.run(name, url(herd))
+    assert status == 0, said
+
+
+def counted(herd: Herd) -> int:
+    """Requests in the trends of today."""
+    answer = herd.call("GET", "/dashboard/api/trends?step=minute")
+    return sum(point["requests"] for point in answer.json()["points"])
+
+
+def test_trends_begin_with_the_first_request(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd, fleet(herd):
+        assert chat(herd, "qwen3:32b") == 200
+        wait_until(lambda: counted(herd) > 0, 30, "the counts to be written")
+        status, said = browser.run("trends", url(herd))
     assert status == 0, said
 
 

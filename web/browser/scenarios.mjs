@@ -301,6 +301,61 @@ async function phone(context, url) {
   }
 }
 
+/** Every page in both themes, wide and narrow, as axe (WCAG 2.2 AA and more) reads it. */
+async function accessible(context, url) {
+  const axe = await readFile(
+    new URL("../node_modules/axe-core/axe.min.js", import.meta.url),
+    "utf8",
+  );
+  const found = [];
+  for (const theme of ["dark", "light"]) {
+    for (const size of [
+      [1280, 800],
+      [390, 844],
+    ]) {
+      const page = await open(context, url, "fleet", size);
+      await page.emulateMedia({ colorScheme: theme, reducedMotion: "reduce" });
+      for (const name of PAGES) {
+        await page.goto(`${url}/dashboard#/${name}`);
+        await page.waitForSelector(`nav a[href="#/${name}"][aria-current=page]`);
+        if (name === "requests" || name === "models") {
+          await page.click("tbody tr");
+          await page.waitForSelector(
+            name === "models" ? "text=Delete…" : "text=Where the time went",
+          );
+        }
+        await page.evaluate(axe);
+        const told = await page.evaluate(() => window.axe.run(document));
+        for (const { id, nodes } of told.violations)
+          found.push(`${name}, ${theme}, ${size[0]} px: ${id} at ${nodes[0].html.slice(0, 200)}`);
+      }
+      await page.close();
+    }
+  }
+  assert.deepEqual(found, []);
+}
+
+/** One request is drawn where it happened, and the minute under way is told from whole ones. */
+async function trends(context, url) {
+  const page = await open(context, url, "trends", [390, 844]);
+  await page.waitForSelector("text=the minute under way");
+  const chart = page.locator('[aria-label="Time to first token over time"] canvas');
+  const colours = await chart.evaluate((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const seen = new Set();
+    for (let at = 0; at < data.length; at += 4)
+      if (data[at + 3] === 255) seen.add(data.slice(at, at + 3).join());
+    return [...seen];
+  });
+  const wanted = await page.evaluate(() =>
+    ["--s0", "--raised"].map((name) => {
+      const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+      return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)).join();
+    }),
+  );
+  for (const colour of wanted) assert.ok(colours.includes(colour), `${colour} is not drawn`);
+}
+
 async function large(context, url) {
   const page = await open(context, url);
   await page.waitForFunction(() => document.querySelectorAll("tbody tr").length >= 50);
@@ -382,6 +437,8 @@ export const scenarios = {
   models,
   hostile,
   phone,
+  accessible,
+  trends,
   large,
   reconnect,
 };

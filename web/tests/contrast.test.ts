@@ -45,7 +45,10 @@ describe.each(["dark", "light"])("%s", (name) => {
   });
 
   it.each(["ok", "warn", "bad", "accent"])("%s can be read on its tag", (word) => {
-    const tag = over(colours[`${word}-soft`]!, grounds[1]!);
-    expect(contrast(over(colours[word]!, tag), tag)).toBeGreaterThanOrEqual(LEAST);
+    const chosen = over(colours["raised"]!, black); // the row under the pointer, or opened
+    for (const ground of [grounds[1]!, chosen]) {
+      const tag = over(colours[`${word}-soft`]!, ground);
+      expect(contrast(over(colours[word]!, tag), tag)).toBeGreaterThanOrEqual(LEAST);
+    }
   });
 });

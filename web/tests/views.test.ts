@@ -5,7 +5,7 @@ import { after, begun, failed, sum, TextLines } from "../src/lib/pull";
 import { stateOf } from "../src/lib/live";
 import { readRoute, writeRoute } from "../src/lib/route";
 import { reach, terms, tries } from "../src/lib/signals";
-import { series, sums } from "../src/lib/trends";
+import { isolated, series, sums } from "../src/lib/trends";
 import type { TraceView } from "../src/lib/types";
 import { lanes, marks } from "../src/lib/waterfall";
 
@@ -264,6 +264,12 @@ describe("trends", () => {
     expect(drawn.times).toEqual([60, 120, 180, 240]);
     expect(drawn.requests).toEqual([0, 3, 0, 0]);
     expect(drawn.p50).toEqual([null, null, null, null]);
+  });
+
+  it("know which values stand alone", () => {
+    expect(isolated([1, null, 2, 3, null, null, 4])).toEqual([0, 6]);
+    expect(isolated([null, undefined])).toEqual([]);
+    expect(isolated([])).toEqual([]);
   });
 
   it("add up", () => {

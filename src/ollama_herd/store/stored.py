@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ollama_herd.core.request import Attempt
+from ollama_herd.core.request import Attempt, RefusalKind
 from ollama_herd.core.routing import Cost
 
 _ROWS_END = 2**63
@@ -110,7 +110,9 @@ class StoredTrace(msgspec.Struct, frozen=True):
 def reason_of(decision: StoredDecision | None, refusal: StoredRefusal | None) -> str:
     """Why a request went where it went, or nowhere, in one line; the words of `X-Herd-Reason`."""
     if refusal is not None:
-        return refusal.message
+        # Of an unknown model the message is the name alone: each dialect has its own words for it.
+        is_name = refusal.kind == RefusalKind.UNKNOWN_MODEL
+        return f"unknown model {refusal.message}" if is_name else refusal.message
     if decision is None or not decision.candidates:
         return ""
     cost = decision.candidates[0].cost

@@ -51,6 +51,12 @@ export function series(answer: TrendAnswer): Series {
   return out;
 }
 
+/** Where a line has a value and none on either side: it would be drawn as nothing. */
+export function isolated(values: readonly (number | null | undefined)[]): number[] {
+  const is = (at: number) => values[at] !== null && values[at] !== undefined;
+  return values.flatMap((_, at) => (is(at) && !is(at - 1) && !is(at + 1) ? [at] : []));
+}
+
 type Sum = "requests" | "failed" | "cancelled" | "retried" | "prompt_tokens" | "output_tokens";
 
 export function sums(points: readonly TrendPoint[]): Record<Sum, number> {
