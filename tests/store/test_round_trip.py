@@ -108,6 +108,16 @@ def decided(node_id: str, first_token_ms: float, answer_ms: float) -> RouteDecis
     return RouteDecision("m", (offered,), first_token_ms=first_token_ms, answer_ms=answer_ms)
 
 
+def test_what_is_not_streamed_is_predicted_to_begin_when_it_is_whole(store: TraceStore) -> None:
+    streamed = samples.trace(decision=decided("node-a", 90.0, 812.5))
+    whole = msgspec.structs.replace(
+        streamed,
+        request=msgspec.structs.replace(streamed.request, request_id="whole", stream=False),
+    )
+    (kept,) = stored(store, whole)
+    assert kept.predicted_ttft_ms == kept.predicted_total_ms == 812.75
+
+
 def test_the_reason_and_the_prediction_are_those_of_the_decision(store: TraceStore) -> None:
     put = samples.trace(key_name="laptop", decision=decided("node-a", 90.0, 812.5))
     refused = samples.trace(

@@ -64,8 +64,11 @@ def row_of(trace: Trace) -> Row:
         decision, started_ms = _first_to_answer(trace)
     predicted_ttft_ms = predicted_total_ms = None
     if decision is not None and decision.answer_ms >= 0 and started_ms >= 0:
-        predicted_ttft_ms = started_ms + decision.first_token_ms
         predicted_total_ms = started_ms + decision.answer_ms
+        # What is not streamed begins when it is whole.
+        predicted_ttft_ms = (
+            started_ms + decision.first_token_ms if request.stream else predicted_total_ms
+        )
     place = (
         request.client,
         trace.key_name,
