@@ -1,5 +1,6 @@
 """The dashboard in a real browser at a real router with fake nodes."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,19 @@ def test_hostile_names_do_nothing(tmp_path: Path) -> None:
         for name in (EVIL, "y" * 10_000, "\u202e\x07"):
             chat(herd, name)
         status, said = browser.run("hostile", url(herd))
+    assert status == 0, said
+
+
+def test_a_frozen_router_is_not_shown_as_live(tmp_path: Path) -> None:
+    with Herd(tmp_path).ready() as herd, fleet(herd):
+        answers = {
+            "freeze": lambda: herd.signal(signal.SIGSTOP),
+            "thaw": lambda: herd.signal(signal.SIGCONT),
+        }
+        try:
+            status, said = browser.run("frozen", url(herd), answers)
+        finally:
+            herd.signal(signal.SIGCONT)
     assert status == 0, said
 
 

@@ -50,8 +50,12 @@ async function fleet(context, url, say) {
   const page = await open(context, url);
   await page.waitForSelector('article:has-text("studio") >> text=online');
   await page.waitForSelector('article:has-text("tower") >> text=qwen3:32b');
+  const inMemory = async () =>
+    Number.parseInt(await page.locator("text=/^[0-9]+ in memory$/").textContent());
+  const before = await inMemory();
   say("leave"); // the test makes `tower` say goodbye: the page has to notice by itself
   await page.waitForSelector('article:has-text("tower") >> text=offline');
+  assert.ok((await inMemory()) < before, "what an offline node held still counts as in memory");
   await page.waitForSelector("text=1 offline");
   await page.click("text=Table");
   assert.equal((await page.locator("tbody tr", { hasText: "studio" }).count()) > 0, true);
@@ -382,6 +386,20 @@ async function reconnect(context, url, say) {
   await page.waitForSelector("nav >> text=/^live$/", { timeout: 30_000 });
 }
 
+/** A frozen router keeps its connections open: the page must not show old numbers as live ones. */
+async function frozen(context, url, say) {
+  const page = await open(context, url);
+  await page.waitForSelector('article:has-text("studio")');
+  say("freeze");
+  await page.waitForSelector("text=The herd does not answer. What is shown is of", {
+    timeout: 40_000,
+  });
+  await page.waitForSelector("text=no connection");
+  say("thaw");
+  await page.waitForSelector("nav >> text=/^live$/", { timeout: 40_000 });
+  await page.waitForSelector("text=The herd does not answer", { state: "detached" });
+}
+
 async function login(context, url, say) {
   const page = await context.newPage();
   await page.goto(`${url}/dashboard`);
@@ -441,4 +459,5 @@ export const scenarios = {
   trends,
   large,
   reconnect,
+  frozen,
 };

@@ -35,11 +35,11 @@ KEPT_EVENTS = 16
 MAX_SUBSCRIBERS = 256
 """More browser tabs than any team has; each costs a connection."""
 
-PING_S = 15.0
-"""After so long without news a comment is sent: proxies keep the connection, a browser that is
-gone is noticed."""
+PING_S = 5.0
+"""After so long without news a ping is sent: proxies keep the connection, a browser that is gone is
+noticed, and a page that hears none of three says that what it shows is old."""
 
-PING = b": still here\n\n"
+PING = b"event: ping\ndata: {}\n\n"
 
 Parts = Mapping[str, bytes]
 

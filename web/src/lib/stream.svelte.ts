@@ -4,7 +4,7 @@ import { applyDelta, fromSnapshot, NOTHING, stateOf, type Delta, type Live } fro
 export type Link = "connecting" | "live" | "lost";
 
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
-const STALE_MS = 45_000; // three pings of the herd, which a browser does not show to us
+const STALE_MS = 15_000; // three pings of the herd: a frozen router closes no connection
 
 class Herd {
   #live = $state.raw<Live>(NOTHING);
@@ -16,16 +16,21 @@ class Herd {
 
   #source: EventSource | null = null;
   #offset_s = 0;
-  #heard_ms = 0;
+  #opened_ms = 0;
+  heard_ms = $state(0); // on the browser's clock
   #failures = 0;
   #timer = 0;
 
   start(): void {
     this.#open();
-    setInterval(() => (this.now_s = Date.now() / 1000 + this.#offset_s), 1000);
+    setInterval(() => {
+      this.now_s = Date.now() / 1000 + this.#offset_s;
+      this.#doubt();
+    }, 1000);
     const again = () => {
       if (document.visibilityState !== "visible") return;
-      if (this.link !== "live" || Date.now() - this.#heard_ms > STALE_MS) this.#open();
+      if (this.link !== "live") this.#open();
+      else this.#doubt();
     };
     document.addEventListener("visibilitychange", again);
     addEventListener("online", again);
@@ -37,8 +42,16 @@ class Herd {
     return this.names.get(id) ?? id;
   }
 
+  /** No news for too long, on a connection that looks open: what is shown may be old. */
+  #doubt(): void {
+    if (Date.now() - Math.max(this.heard_ms, this.#opened_ms) < STALE_MS) return;
+    if (this.link === "live") this.link = "lost";
+    this.#open();
+  }
+
   #open(): void {
     clearTimeout(this.#timer);
+    this.#opened_ms = Date.now();
     this.#source?.close();
     const source = new EventSource("/dashboard/events");
     this.#source = source;
@@ -54,6 +67,7 @@ class Herd {
       this.#live = next;
       this.#heard(delta);
     });
+    source.addEventListener("ping", () => (this.heard_ms = Date.now()));
     source.onerror = () => {
       source.close(); // our own retries: the browser's give up at a 503
       if (source !== this.#source) return;
@@ -66,7 +80,7 @@ class Herd {
   #heard(delta: Delta): void {
     this.link = "live";
     this.#failures = 0;
-    this.#heard_ms = Date.now();
+    this.heard_ms = Date.now();
     this.#offset_s = delta.time_s - Date.now() / 1000;
     this.now_s = delta.time_s;
   }
