@@ -180,7 +180,7 @@ def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_while_it_is_loaded_prints_no_traceback(command: str, tmp_path: Path) -> None:
-    """Sent from inside an import, the worst of moments."""
+    """Sent from inside an import, the worst of moments; whoever survives it is found waiting."""
     (tmp_path / "typer.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(30)\n"
     )

@@ -299,11 +299,12 @@ def foreign_client(address: str) -> ApiError:
 
 def body_too_large(limit_bytes: int, setting: str = "max_body_bytes") -> ApiError:
     """The body is longer than `setting` allows, or "": than the path ever takes."""
-    told = f"request body is larger than {limit_bytes} bytes; send less, or raise {setting}"
-    if not setting:
+    if setting:
+        told = f"request body is larger than {limit_bytes} bytes; send less, or raise {setting}"
+    else:
         told = (
             f"request body is larger than {limit_bytes} bytes; send less: "
-            f"that is all that this path takes"
+            "that is all that this path takes"
         )
     return ApiError(413, told, "body_too_large")
 

@@ -18,7 +18,8 @@ class _Flags:
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All of them, Typer's own switches too."""
-        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of TyperCommand
+        # Types see no base here: it is Typer's class beside this one, in both classes below.
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in found:
             if getattr(one, "is_flag", False) and one.metavar is None:
                 one.metavar = ""

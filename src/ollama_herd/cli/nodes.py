@@ -18,9 +18,7 @@ from ollama_herd.clock import now_s
 from ollama_herd.config import RouterSettings
 from ollama_herd.core.access import JoinKey
 
-app = Commands(
-    help="List the nodes; let one in, drain, rename, ban or forget it.",
-)
+app = Commands(help="List the nodes; let one in, drain, rename, ban or forget it.")
 
 JOIN_KEYS_MOST = 50
 """Printed commands that are good at once; the oldest is dropped for a new one."""

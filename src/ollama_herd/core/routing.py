@@ -146,13 +146,14 @@ def _likeliest(places: Sequence[Place], ask: Ask) -> list[Place]:
 def _without(
     places: Sequence[Place], rejected: tuple[Rejected, ...], excluded: frozenset[SlotKey]
 ) -> tuple[list[Place], tuple[Rejected, ...]]:
-    left = [place for place in places if not _was_tried(place, excluded)]
-    tried = tuple(
-        Rejected(place.replica.node_id, place.replica.engine_id, Eliminated.ALREADY_TRIED)
-        for place in places
-        if _was_tried(place, excluded)
-    )
-    return left, rejected + tried
+    left, tried = [], []
+    for place in places:
+        if not _was_tried(place, excluded):
+            left.append(place)
+            continue
+        node_id, engine_id = place.replica.node_id, place.replica.engine_id
+        tried.append(Rejected(node_id, engine_id, Eliminated.ALREADY_TRIED))
+    return left, (*rejected, *tried)
 
 
 def _was_tried(place: Place, excluded: frozenset[SlotKey]) -> bool:

@@ -30,8 +30,8 @@ MAX_TEXT_CHARS = 512
 _LATEST_S = 253_402_300_800.0
 """The year 10000: beyond it is a mistake, milliseconds for seconds most likely."""
 
-
 _OFFSET = re.compile(r" (\d\d:\d\d)$")
+"""Of a time whose + has become a space."""
 
 
 class BadField(ValueError):  # noqa: N818 - an answer to a client, not a defect

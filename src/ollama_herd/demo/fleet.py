@@ -81,21 +81,22 @@ class DemoFleet:
         self._wait("the nodes join the herd", lambda: self._joined(model) >= len(self.nodes))
 
     def check(self) -> None:
-        """Raises StartError when one of the processes has ended. A router that finds its port taken
-        gets another one.
-        """
-        for child in tuple(self._children):
-            if not child.has_ended:
-                continue
-            if child.name != _ROUTER or not child.has_said(_PORT_TAKEN):
+        """Raises StartError when one of the processes has ended."""
+        for child in self._children:
+            if child.has_ended:
                 raise StartError(f"{child.name} has ended; it said:\n{child.last_words()}")
-            self._children.remove(child)  # another program, maybe another demo, was quicker
-            child.release()
-            self.port = free_port(0)
-            self.start_router()
 
     def _router(self) -> Child:
         return next(child for child in self._children if child.name == _ROUTER)
+
+    def _move_router(self) -> None:
+        """To another port, when another program, maybe another demo, was quicker to take its."""
+        router = self._router()
+        if router.has_ended and router.has_said(_PORT_TAKEN):
+            self._children.remove(router)
+            router.release()
+            self.port = free_port(0)
+            self.start_router()
 
     def _joined(self, model: str) -> int:
         try:
@@ -114,14 +115,12 @@ class DemoFleet:
     def _wait(self, what: str, done: Callable[[], bool]) -> None:
         deadline_s = monotonic_s() + _START_S
         while not done():
-            self._pause(what, deadline_s)
-
-    def _pause(self, what: str, deadline_s: float) -> None:
-        self.check()
-        if monotonic_s() > deadline_s:
-            said = "\n".join(f"{c.name}: {c.last_words(3)}" for c in self._children)
-            raise StartError(f"{what}: not done after {_START_S:g} s. They said:\n{said}")
-        time.sleep(_POLL_S)
+            self._move_router()
+            self.check()
+            if monotonic_s() > deadline_s:
+                said = "\n".join(f"{c.name}: {c.last_words(3)}" for c in self._children)
+                raise StartError(f"{what}: not done after {_START_S:g} s. They said:\n{said}")
+            time.sleep(_POLL_S)  # none of them tells when it is ready: they are looked at
 
 
 def _engine_name(number: int) -> str:

@@ -56,8 +56,9 @@ class StoredTrace(msgspec.Struct, frozen=True):
     `model` is what one filters by: the served model, else the one asked for. `ttft_ms` is -1 when
     no byte was sent. `prompt_tokens` is the engine's count, the estimate was made before routing.
     What was predicted is of the attempt that answered, counted from the request's arrival; of what
-    is not streamed the first byte is predicted to come with the whole answer. `decision`
-    is that of the last attempt, `earlier` are those of the others.
+    is not streamed the first byte is predicted to come with the whole answer.
+
+    `decision` is that of the last attempt, `earlier` are those of the others.
     """
 
     id: int

@@ -10,6 +10,7 @@ class Herd {
   #live = $state.raw<Live>(NOTHING);
   link = $state<Link>("connecting");
   now_s = $state(Date.now() / 1000);
+  heard_ms = $state(0); // on the browser's clock
   state = $derived(stateOf(this.#live.parts));
   known = $derived(this.#live.seq >= 0);
   names = $derived(new Map(this.state.nodes.map((node) => [node.node_id, node.name])));
@@ -17,7 +18,6 @@ class Herd {
   #source: EventSource | null = null;
   #offset_s = 0;
   #opened_ms = 0;
-  heard_ms = $state(0); // on the browser's clock
   #failures = 0;
   #timer = 0;
 
