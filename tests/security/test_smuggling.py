@@ -103,13 +103,106 @@ def test_chunk_extensions_and_trailers_do_not_reach_the_engine(target: Target) -
     assert body == BODY
 
 
-def test_a_head_of_bare_line_feeds_is_never_a_head(target: Target) -> None:
-    before = target.engine.counters.received
-    with Client(target.herd.port, timeout_s=1) as client:
-        client.send(b"POST /api/chat HTTP/1.1\nHost: x\nContent-Length: 2\n\n{}")
-        with pytest.raises(TimeoutError):  # header_timeout_s ends it
-            client.read()
-    assert target.engine.counters.received == before
+def test_a_head_of_bare_line_feeds_is_read_as_go_reads_it(target: Target) -> None:
+    sent = post(LENGTH).replace(b"\r\n", b"\n")
+    with Client(target.herd.port, timeout_s=10) as client:
+        client.send(sent)
+        assert client.read().status == 200
+        client.send(sent)  # after one that stayed with the data plane
+        assert client.read().status == 200
+        client.send(b"GET /api/version HTTP/1.1\nHost: x\n\n")
+        assert client.read().json()["version"]
+
+
+@pytest.mark.parametrize("end", [b"\nX-Hidden: yes\r\n\r\n", b"\n\r\n", b"\r\n\n", b"\r\n\n\r\n"])
+def test_a_head_that_mixes_the_ends_of_its_lines_is_refused_at_once(
+    target: Target, end: bytes
+) -> None:
+    with Client(target.herd.port, timeout_s=5) as client:
+        client.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 0" + end)
+        assert client.read().status == 400
+        assert client.closed_by_peer()
+    with Client(target.herd.port, timeout_s=5) as client:
+        client.send(b"POST /api/chat HTTP/1.1\nHost: x\nContent-Length: 0" + end)
+        assert client.read().status == 400
+        assert client.closed_by_peer()
+
+
+def test_lines_after_a_head_of_bare_line_feeds_are_its_body(target: Target) -> None:
+    body = json.dumps({**CHAT, "x": "a"}, indent=1).encode().replace(b"\n", b"\r\n\r\n")
+    length = b"Content-Length: %d" % len(body)
+    head = post(length, body=b"").replace(b"\r\n", b"\n")
+    assert target.raw(head + body).status == 200
+    assert target.engine.state.requests[-1][3] == body
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET /\r\n", 400),
+        (b"GET /api/version\r\n\r\n", 400),
+        (b"EHLO example.com\r\n", 400),
+        (b"SSH-2.0-client\r\n", 400),
+        (b"OPTIONS * RTSP/1.0\r\n", 400),
+        (b"GET / HTTP/0.9\r\n\r\n", 505),
+        (b"POST /api/chat HTTP/2.0\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ],
+)
+def test_what_is_no_http_1_is_refused_at_its_first_line(
+    target: Target, line: bytes, status: int
+) -> None:
+    with Client(target.herd.port, timeout_s=5) as client:
+        client.send(line)
+        assert client.read().status == status
+        assert client.closed_by_peer()
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    "path", [b"/api/chat", b"/api/show", b"/api/pull", b"/api/blobs/sha256:" + b"0" * 64]
+)
+@pytest.mark.parametrize(
+    "chunk", [b"zz\r\n{}", b"f" * 17 + b"\r\n", b"2\r\n{}XX", b"2\r\n{}\r\n0\r\nX-A b\r\n\r\n"]
+)
+def test_a_bad_chunk_is_refused_when_it_comes(target: Target, path: bytes, chunk: bytes) -> None:
+    """The handler waits for the body already."""
+    received = target.engine.counters.received
+    with Client(target.herd.port, timeout_s=5) as client:
+        client.send(post(CHUNKED, b"Expect: 100-continue", path=path, body=b""))
+        assert client.socket.recv(1024) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(chunk)
+        answer = client.read()
+        assert answer.status == 400
+        assert b"chunk" in answer.body
+        assert client.closed_by_peer()
+    assert target.engine.counters.received == received
+
+
+def test_a_bad_chunk_of_a_pipelined_request_is_its_own(target: Target) -> None:
+    with Client(target.herd.port, timeout_s=5) as client:
+        first = b"GET /api/version HTTP/1.1\r\nHost: x\r\n\r\n"
+        client.send(first + post(CHUNKED, body=b""))
+        assert client.read().json()["version"]
+        client.send(b"zz\r\n{}")
+        assert client.read().status == 400
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"deflate,chunked", b"identity, chunked"])
+def test_other_transfer_codings_are_501_as_gos(target: Target, coding: bytes) -> None:
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with Client(target.herd.port, timeout_s=5) as client:
+        client.send(post(b"Transfer-Encoding: " + coding, body=body))
+        assert client.read().status == 501
+        assert client.closed_by_peer()
+
+
+def test_nobody_is_connected_elsewhere(target: Target) -> None:
+    for asked in (b"127.0.0.1:80", b"/api/chat"):
+        sent = b"CONNECT " + asked + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        assert target.raw(sent).status in (404, 405)
 
 
 def test_endless_chunk_extensions_take_no_room(target: Target) -> None:

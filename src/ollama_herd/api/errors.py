@@ -276,6 +276,23 @@ TWO_HOSTS = ApiError(400, "the request names two hosts", "two_hosts")
 """RFC 9112 3.2: nobody may guess which one was meant."""
 
 
+NO_REQUEST = ApiError(400, "what came is no HTTP request", "no_request")
+"""The first line is not of the form `METHOD path HTTP/1.1`."""
+
+HTTP_VERSION = ApiError(
+    505, "this version of HTTP is not spoken here; ask in HTTP/1.1", "http_version"
+)
+"""As Go's server: 505 for all but HTTP/1."""
+
+CODING = ApiError(
+    501, "of transfer codings only chunked is known; send the body as it is", "transfer_coding"
+)
+"""As Go's server: 501. What another coding has packed would be taken for the body itself."""
+
+BAD_CHUNK = ApiError(400, "the chunks of the request body are malformed", "bad_chunk")
+"""A chunk's size, end or trailer cannot be read, so the body has no end."""
+
+
 def unknown_host(host: str) -> ApiError:
     """The request names a host that is none of the herd's names."""
     shown = host[:100]

@@ -34,6 +34,7 @@ from ollama_herd.router.control import control_app
 from ollama_herd.router.crowd import Rates
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.gate import Gate, own_host_names
+from ollama_herd.router.handed import Options, handed_over
 from ollama_herd.router.joining import add_joining_routes
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import KeyRing
@@ -124,7 +125,10 @@ class Herd:
         )
         MediaRoutes(parts, settings).add_to(app)
         self._add_own_routes(app, memory)
-        self._runner = _runner(app, settings)
+        self._http = _http(settings)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1, **self._http
+        )
         self._memory = memory
         live.on_change(self._apply)
         self._apply(settings)
@@ -156,12 +160,12 @@ class Herd:
     async def listen(self) -> Listening:
         """Open the one listening socket. Raises OSError when the port is taken."""
         await self._runner.setup()
-        hand_over = self._runner.server
-        if hand_over is None:
+        server = self._runner.server
+        if server is None:
             raise AssertionError("setup() makes the server")
         door = Door(
             serve=partial(serve, self._parts),
-            hand_over=hand_over,
+            hand_over=partial(handed_over, server, self._http),
             gate=self._may_enter,
             limits=self._settings,
             paths=None if self._settings.data_plane == "raw" else {},
@@ -330,16 +334,12 @@ def _silence(settings: RouterSettings) -> SilenceLimits:
     )
 
 
-def _runner(app: web.Application, settings: RouterSettings) -> web.AppRunner:
-    return web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
+def _http(settings: RouterSettings) -> Options:
+    return Options(
         auto_decompress=False,  # no real Ollama does; zstd on /v1 is unpacked by api/zstd.py
         logger=_SILENT,
         keepalive_timeout=settings.idle_timeout_s,
         lingering_time=LINGER_S,
-        shutdown_timeout=0.1,
         max_line_size=settings.max_header_bytes,
         max_field_size=settings.max_header_bytes,
     )

@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler, Middleware
 from ollama_herd.api.access import OWNER_ONLY, needed_scope
 from ollama_herd.api.dialects import dialect_of
 from ollama_herd.api.errors import (
+    CODING,
     FOREIGN_ORIGIN,
     ApiError,
     method_not_allowed,
@@ -68,6 +69,13 @@ def front(gate: Gate, keys: KeyRing) -> Middleware:
     return come_in
 
 
+def _refuse_packed(request: web.Request) -> None:
+    """Raises BodyRefused where another transfer coding than chunked lies over the body."""
+    coding = request.headers.get("Transfer-Encoding", "chunked")
+    if coding.strip().lower() != "chunked":
+        raise BodyRefused(CODING)
+
+
 def _is_owners_alone(keys: KeyRing, request: web.Request) -> bool:
     """Without keys, what would need the highest scope is for this machine only."""
     if keys.are_needed or is_loopback(request.remote or ""):
@@ -126,7 +134,7 @@ async def _moved(request: web.Request) -> web.Response | None:
     """
     path = request.rel_url.raw_path
     clean = "/" + "/".join(part for part in path.split("/") if part)
-    if clean == path or request.method == "OPTIONS":
+    if clean == path or request.method in ("OPTIONS", "CONNECT"):
         return None
     if "//" not in path:
         route = await request.app.router.resolve(request.clone(rel_url=clean))
@@ -144,6 +152,7 @@ async def _moved(request: web.Request) -> web.Response | None:
 async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Unknown paths and wrong methods get the plain texts of a real Ollama."""
     try:
+        _refuse_packed(request)
         return await handler(request)
     except web.HTTPNotFound:
         return error_response(not_found(), Dialect.OLLAMA, request.path)

@@ -17,6 +17,7 @@ from ollama_herd.api.errors import ApiError, body_timeout, body_too_large, body_
 from ollama_herd.clock import monotonic_s
 from ollama_herd.core.request import Dialect
 from ollama_herd.router.crowd import Crowd
+from ollama_herd.router.forms import is_over, unreadable, with_line_ends
 from ollama_herd.router.head import HeadReader, RequestHead
 from ollama_herd.router.reply import STATUS_LINES, Headers, Source, answer
 
@@ -227,14 +228,15 @@ class ClientConnection(asyncio.Protocol):
         if head is None:
             end = data.find(b"\r\n\r\n") + 4
             longest = door.limits.max_header_bytes
-            if end < 4 and len(data) <= longest and data[:1].isalpha():
+            is_long = len(data) > longest
+            if end < 4 and not is_long and data[:1].isalpha() and not is_over(data):
                 return
             is_ours = data.startswith(b"POST /") and data[5 : data.find(b" ", 5, 256)] in door.paths
             if is_ours and 4 <= end <= longest:
                 head = self._heads.read(data[:end])
         endpoint = None if head is None else door.paths.get(head.path)
         if head is None or endpoint is None:
-            self._move_to_aiohttp()  # it serves the rest, and says what is wrong
+            self._read_another_form(data)
             return
         self._keep = self._heads.keeps_alive and not door.draining
         self._head = head
@@ -252,6 +254,18 @@ class ClientConnection(asyncio.Protocol):
         self._began_s = monotonic_s()
         self._deadline_s = self._began_s + door.limits.body_timeout_s
         self._read_body(data[end:])
+
+    def _read_another_form(self, data: bytes) -> None:
+        wrong = unreadable(data)
+        if wrong is not None:
+            self._refuse(wrong, None)
+            return
+        whole = with_line_ends(data)
+        if whole is data:
+            self._move_to_aiohttp()  # it serves the rest, and says what is wrong
+            return
+        self._buffer = whole
+        self._read_head()
 
     def _read_body(self, data: bytes) -> None:
         missing = self._body_missing

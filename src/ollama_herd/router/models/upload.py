@@ -74,6 +74,8 @@ class Body:
                     data = await self._content.readany()
             except TimeoutError:
                 return BodyRefused(body_timeout(self._idle_s))
+            except BodyRefused as refused:  # its chunks are malformed
+                return refused
             except ConnectionError:
                 connection.close()  # the client is gone: the engine must not take it for whole
                 return None
