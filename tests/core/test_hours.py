@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_herd.core.hours import HOURS, MEMORY_S, OwnerHours, present_share
+from ollama_herd.core.learned import PredictorState
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import Vitals
-from ollama_herd.core.predict import Predictor, PredictorState
+from ollama_herd.core.predict import Predictor
 from ollama_herd.core.signals import Ask, price
 from tests.core.fleets import GB, engine, fleet_of, model, report, request
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_herd.core import hardware as hw
+from ollama_herd.core.learned import PredictorState, Service
 from ollama_herd.core.node import Gpu, Model, ModelDetails, Platform, Vitals
 from ollama_herd.core.predict import (
     PRIOR_FACTOR_LN,
@@ -16,8 +17,6 @@ from ollama_herd.core.predict import (
     SPEED_LN_MIN,
     Estimate,
     Predictor,
-    PredictorState,
-    Service,
 )
 from ollama_herd.core.request import OutcomeKind, Usage
 from ollama_herd.core.scheduler import QueueSettings, Scheduler

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ollama_herd.core import signals
 from ollama_herd.core.node import Platform
+from ollama_herd.core.place import Priced
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.request import OutcomeKind, Usage
 from ollama_herd.core.scheduler import Grant, QueueSettings, Scheduler
@@ -13,7 +14,7 @@ from ollama_herd.core.signals import Ask, price, price_any
 from tests.core.fleets import engine, fleet_of, model, report, request
 
 NAMES = ["m:7b", "other:1b"]
-FACTS = [name for name in signals.Priced.__struct_fields__ if name != "place"]
+FACTS = [name for name in dir(Priced) if not name.startswith("_") and name != "place"]
 
 asks = st.builds(
     lambda name, stream, prompt, limit, context, blocks: {
@@ -88,6 +89,7 @@ def test_a_quick_price_is_the_price(history, asked, slots, chip, pause_s):
             assert getattr(quick, fact) == pytest.approx(getattr(slow, fact), rel=1e-9), fact
 
 
+@pytest.mark.skipif(not signals.__file__.endswith(".py"), reason="machine code is not patched")
 def test_a_busy_fleet_is_priced_the_quick_way(monkeypatch):
     fleet = fleet_of(report(n, [engine([model(NAMES[0])], NAMES[:1], slots=16)]) for n in "ab")
     scheduler = Scheduler(QueueSettings(), Predictor())

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import insert
 
 from ollama_herd.config import RouterSettings
+from ollama_herd.core.learned import PredictorState
 from ollama_herd.core.pins import Pin
-from ollama_herd.core.predict import PredictorState
 from ollama_herd.router.memory import Memory
 from ollama_herd.store.database import Database
 from ollama_herd.store.fleet import FleetStore

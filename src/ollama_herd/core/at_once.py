@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.place import Priced
 from ollama_herd.core.predict import Predictor
 from ollama_herd.core.queue import QueueSettings, no_place, refusal
 from ollama_herd.core.request import InferenceRequest, OutcomeKind, RefusalKind
 from ollama_herd.core.routing import rank
 from ollama_herd.core.scheduler import Scheduler
-from ollama_herd.core.signals import Ask, Priced
+from ollama_herd.core.signals import Ask
 from ollama_herd.core.waiting import Pending
 
 

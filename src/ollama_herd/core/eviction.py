@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from math import exp
 
 from ollama_herd.core import hardware as hw
-from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.inflight import ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, EngineReport, Node
+from ollama_herd.core.place import Place
 from ollama_herd.core.remaining import remaining_times
 
 BLOCKED_EVICTION_SHARE = 0.2

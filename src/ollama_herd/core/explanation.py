@@ -5,9 +5,10 @@ import msgspec
 from ollama_herd.core.decision import Cost, Eliminated
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.load import Load
+from ollama_herd.core.place import Priced
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.routing import explain, rank
-from ollama_herd.core.signals import Ask, Priced
+from ollama_herd.core.signals import Ask
 
 
 class Choice(msgspec.Struct, frozen=True):

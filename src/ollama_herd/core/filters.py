@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from ollama_herd.core import hardware as hw
 from ollama_herd.core.decision import Eliminated, Rejected
 from ollama_herd.core.digests import is_served
-from ollama_herd.core.inflight import Place, ReplicaLoad
+from ollama_herd.core.inflight import ReplicaLoad
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, Replica
+from ollama_herd.core.place import Place
 
 
 class Board:

@@ -5,8 +5,7 @@ Changed by `Load` alone. Times are router monotonic seconds.
 
 from math import exp
 
-import msgspec
-
+from ollama_herd.core.engine_record import FAILURES_TO_BAR, EngineRecord
 from ollama_herd.core.lengths import Lengths
 from ollama_herd.core.node import EngineKind, Node, NoticedBy, Replica, StuckRunner
 from ollama_herd.core.predict import (
@@ -42,9 +41,6 @@ RESERVED_S = 2.5
 
 BUSY_SHARE_MAX = 0.95
 
-FAILURES_TO_BAR = 3
-"""A replica that failed so often in a row, while others answered the same requests, rests."""
-
 Options = tuple[tuple[str, int | bool], ...]
 
 SAMPLE = 8
@@ -53,32 +49,77 @@ slots; of more, so many stand for all.
 """
 
 
-class Running(msgspec.Struct, eq=False):
+class Running:
     """One granted request on its replica. What comes first is known when it is sent."""
 
-    request: InferenceRequest
-    replica: "ReplicaLoad"
-    node: "NodeLoad"
-    options: Options  # as they reach the engine
-    dispatched_s: float
-    first_due_s: float
-    prompt: float
-    cached: float
-    output: float
-    prefill_s: float  # predicted, without the node's bias
-    step_s: float  # predicted, without the node's bias
-    stall_s: float
-    share_tokens: float  # what it is expected to take, as `shares` counts it
-    is_cold: bool
-    is_cache_known: bool
-    is_probe: bool  # one more than the known slots, to learn of another
-    number: int = 0  # of all requests started on the node
-    first_byte_s: float = -1.0
-    is_alone: bool = True
-    is_prefill_clean: bool = True
-    overlapped: int = 0  # how many others still ran when its first byte came
-    progress_s: float = 0.0
-    dirty_s: float = 0.0
+    __slots__ = (
+        "cached",
+        "dirty_s",
+        "dispatched_s",
+        "first_byte_s",
+        "first_due_s",
+        "is_alone",
+        "is_cache_known",
+        "is_cold",
+        "is_prefill_clean",
+        "is_probe",
+        "node",
+        "number",
+        "options",
+        "output",
+        "overlapped",
+        "prefill_s",
+        "progress_s",
+        "prompt",
+        "replica",
+        "request",
+        "share_tokens",
+        "stall_s",
+        "step_s",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - by position: by name they would take twice as long
+        self,
+        request: InferenceRequest,
+        replica: "ReplicaLoad",
+        node: "NodeLoad",
+        options: Options,
+        dispatched_s: float,
+        first_due_s: float,
+        prompt: float,
+        cached: float,
+        output: float,
+        prefill_s: float,
+        step_s: float,
+        stall_s: float,
+        share_tokens: float,
+        is_cold: bool,  # noqa: FBT001
+        is_cache_known: bool,  # noqa: FBT001
+        is_probe: bool,  # noqa: FBT001
+    ) -> None:
+        self.request = request
+        self.replica = replica
+        self.node = node
+        self.options = options  # as they reach the engine
+        self.dispatched_s = dispatched_s
+        self.first_due_s = first_due_s
+        self.prompt = prompt
+        self.cached = cached
+        self.output = output
+        self.prefill_s = prefill_s  # predicted, without the node's bias
+        self.step_s = step_s  # predicted, without the node's bias
+        self.stall_s = stall_s
+        self.share_tokens = share_tokens  # what it is expected to take, as `shares` counts it
+        self.is_cold = is_cold
+        self.is_cache_known = is_cache_known
+        self.is_probe = is_probe  # one more than the known slots, to learn of another
+        self.number = 0  # of all requests started on the node
+        self.first_byte_s = -1.0
+        self.is_alone = True
+        self.is_prefill_clean = True
+        self.overlapped = 0  # how many others still ran when its first byte came
+        self.progress_s = 0.0
+        self.dirty_s = 0.0
 
     def chunk_s(self) -> float:
         """What a chunk of its prompt takes alone."""
@@ -312,41 +353,6 @@ class ReplicaLoad:
             self.slots = 1  # Ollama runs embedding models without parallel sequences
 
 
-class EngineRecord:
-    """What failed in a row on one engine, whatever the model, since it answered last.
-
-    Faults of its server count alone; errors of models only when more than one has them.
-    """
-
-    __slots__ = ("barred_until_s", "engine_id", "failures", "faults", "out_since_s", "runners")
-
-    def __init__(self, engine_id: str) -> None:
-        self.engine_id = engine_id
-        self.failures = 0
-        self.faults = 0
-        self.runners: set[str] = set()
-        self.barred_until_s = 0.0
-        self.out_since_s: float | None = None  # refused a connection
-
-    @property
-    def is_failing(self) -> bool:
-        if self.faults >= FAILURES_TO_BAR:
-            return True
-        return self.failures >= FAILURES_TO_BAR and len(self.runners) > 1
-
-    def failed(self, runner: str, *, is_fault: bool) -> None:
-        self.failures += 1
-        self.faults += is_fault
-        self.runners.add(runner)
-
-    def answered(self) -> None:
-        self.out_since_s = None
-        if self.failures:
-            self.failures = self.faults = 0
-            self.runners.clear()
-            self.barred_until_s = 0.0
-
-
 class NodeLoad:
     """One machine: what runs on it and how busy it has been."""
 
@@ -456,18 +462,3 @@ class NodeLoad:
         self.busy_at_s = now_s
         if passed > 0 and self.busy_share:
             self.busy_share *= exp(-passed / RATE_TAU_S)
-
-
-class Place:
-    """Where a request may go: a replica with its own and its node's load, and the load-time options
-    that its name brings along.
-    """
-
-    __slots__ = ("load", "node", "options", "replica")
-
-    def __init__(self, replica: Replica, load: ReplicaLoad) -> None:
-        self.replica = replica
-        self.load = load
-        self.node = load.node
-        own = replica.model.num_ctx
-        self.options: Options = (("num_ctx", own),) if own else ()

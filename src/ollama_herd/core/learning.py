@@ -1,8 +1,8 @@
 """From a finished request to a lesson: what its times say, and how far they can be trusted."""
 
 from ollama_herd.core.inflight import Running
+from ollama_herd.core.learned import Service
 from ollama_herd.core.load import Load
-from ollama_herd.core.predict import Service
 from ollama_herd.core.request import Kind, Usage
 
 UNCLEAN_SHARE = 0.1

@@ -7,8 +7,7 @@ from bisect import bisect_right, insort
 from collections import deque
 from itertools import accumulate
 
-import msgspec
-
+from ollama_herd.core.learned import ModelLengthsState
 from ollama_herd.core.request import InferenceRequest, Kind
 
 DEFAULT_OUTPUT_TOKENS = 200.0
@@ -75,14 +74,6 @@ class ModelLengths:
         self.suffix = [*accumulate(reversed(self.ordered), initial=0.0)]
         self.suffix.reverse()
         return self.suffix
-
-
-class ModelLengthsState(msgspec.Struct, frozen=True):
-    """What is kept of a model over a restart."""
-
-    model_key: str
-    recent: tuple[float, ...]
-    prompt_ratio: float
 
 
 class Lengths:

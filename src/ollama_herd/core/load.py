@@ -7,21 +7,21 @@ Written by the scheduler alone; `decide` reads it. Times are router monotonic se
 
 from ollama_herd.core import slots
 from ollama_herd.core.digests import served_digest
+from ollama_herd.core.engine_record import FAILURES_TO_BAR
 from ollama_herd.core.filters import Board, never_fits, unusable
 from ollama_herd.core.fleet import USABLE, Fleet, engine_replicas
 from ollama_herd.core.hours import HOURS, OwnerHours
 from ollama_herd.core.inflight import (
-    FAILURES_TO_BAR,
     PAUSE_MIN_S,
     RATE_TAU_S,
     REPORT_LAG_S,
     NodeLoad,
-    Place,
     ReplicaLoad,
     Running,
 )
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.node import EngineKind, Node, NodeStatus, NoticedBy, Replica, StuckRunner
+from ollama_herd.core.place import Place
 from ollama_herd.core.predict import BUSY_PERCENT, NodePace, Predictor, SlotKey
 from ollama_herd.core.prefix import Continuation
 from ollama_herd.core.request import InferenceRequest, OutcomeKind

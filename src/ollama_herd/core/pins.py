@@ -11,12 +11,13 @@ import msgspec
 
 from ollama_herd.core.eviction import PINNED_LOSS_S, is_kept_for_ever
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import Options, Place, ReplicaLoad
+from ollama_herd.core.inflight import Options, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import EngineKind
+from ollama_herd.core.place import Place, Priced
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
-from ollama_herd.core.signals import Ask, Priced, price
+from ollama_herd.core.signals import Ask, price
 
 PINS_EVERY_S = 2.0
 USUAL_S = 300.0

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import Options, Place, ReplicaLoad
+from ollama_herd.core.inflight import Options, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import EngineKind
+from ollama_herd.core.place import Place, Priced
 from ollama_herd.core.predict import SlotKey
 from ollama_herd.core.request import Dialect, InferenceRequest, Kind
-from ollama_herd.core.signals import Ask, Priced, price
+from ollama_herd.core.signals import Ask, price
 from ollama_herd.core.waiting import WaitingRoom
 
 PLACE_EVERY_S = 5.0

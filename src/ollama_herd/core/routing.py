@@ -17,13 +17,13 @@ from ollama_herd.core.decision import (
     RouteDecision,
 )
 from ollama_herd.core.fleet import Fleet
-from ollama_herd.core.inflight import Place
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
+from ollama_herd.core.place import Place, Priced
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.request import InferenceRequest
 from ollama_herd.core.runner import adopted_context, needs_reload
-from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Held, Priced, price
+from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Held, price
 
 __all__ = [
     "Candidate",

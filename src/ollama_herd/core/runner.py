@@ -8,8 +8,9 @@ window that is loaded when that suffices; what a client names itself is never ch
 
 from typing import Protocol
 
-from ollama_herd.core.inflight import Options, Place, ReplicaLoad
+from ollama_herd.core.inflight import Options, ReplicaLoad
 from ollama_herd.core.node import EngineKind
+from ollama_herd.core.place import Place
 from ollama_herd.core.request import Dialect, InferenceRequest
 
 ANSWER_TOKENS = 512

@@ -17,6 +17,7 @@ from ollama_herd.core.inflight import ReplicaLoad, Running
 from ollama_herd.core.load import Load
 from ollama_herd.core.names import canonical_name
 from ollama_herd.core.pins import Pin, Pinned, Pins, Wish, keeping_request
+from ollama_herd.core.place import Priced
 from ollama_herd.core.predict import Predictor, SlotKey
 from ollama_herd.core.queue import QueueSettings, QueueView, no_place, refusal, view
 from ollama_herd.core.renewal import Renewals
@@ -32,7 +33,7 @@ from ollama_herd.core.retry import ERRORS, FAULTS, may_hedge
 from ollama_herd.core.routing import Ranking, explain, is_waiting_for_report, rank, service_s
 from ollama_herd.core.runner import options_at
 from ollama_herd.core.shares import Shares, work
-from ollama_herd.core.signals import Ask, Priced
+from ollama_herd.core.signals import Ask
 from ollama_herd.core.turns import Turns
 from ollama_herd.core.waiting import Pending, WaitingRoom
 from ollama_herd.core.waits import expected_starts

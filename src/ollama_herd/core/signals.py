@@ -9,12 +9,11 @@ routing study; the optimum is flat, halving or doubling one changes results by 1
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from ollama_herd.core.eviction import eviction, loss_s
-from ollama_herd.core.inflight import SAMPLE, Place, ReplicaLoad
+from ollama_herd.core.inflight import SAMPLE, ReplicaLoad
 from ollama_herd.core.load import Load
 from ollama_herd.core.node import Node
+from ollama_herd.core.place import Place, Priced
 from ollama_herd.core.predict import PREFILL_CHUNK, attention_tokens
 from ollama_herd.core.prefix import BLOCK_TOKENS, MIN_LOST_TOKENS, Continuation
 from ollama_herd.core.remaining import (
@@ -72,27 +71,6 @@ class Ask:
         self.continuation: Continuation | None = load.continuations.get(request.model_key)
 
 
-class Priced(msgspec.Struct, gc=False, eq=False):
-    """One place's terms in seconds. `prefill` and `decode` are as expected now."""
-
-    place: Place
-    total: float = 0.0
-    starts_now: bool = True
-    history: float = 0.0
-    trend: float = 0.0
-    affinity: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
-    wait: float = 0.0
-    load: float = 0.0
-    evict: float = 0.0
-    context: float = 0.0
-    prefix: float = 0.0
-    cached: float = 0.0
-    is_blocked: bool = False  # only busy models could make room
-    num_ctx: int = 0  # to be asked for, so as to use the window that is loaded
-
-
 def price(place: Place, ask: Ask, held: Sequence[float] = ()) -> Priced:
     """All terms of sending the request to `place` now.
 
@@ -139,7 +117,7 @@ def _alone(place: Place, ask: Ask, models: int) -> Priced:
     decode *= pace.slow_decode
     prefill *= pace.slow_prefill
     trend = prefill + decode - history
-    priced = Priced(place, 0.0, True, history, trend, 0.0, prefill, decode)  # noqa: FBT003
+    priced = Priced(place, history, trend, prefill, decode)
     if replica.mirror.slots and ask.prompt:
         _credit(priced, ask, models, 0.0)
     return priced
@@ -182,7 +160,7 @@ def _price_beside(place: Place, ask: Ask, running: int) -> Priced:
     decode *= slow_decode
     prefill *= pace.slow_prefill
     trend = prefill + decode - history
-    priced = Priced(place, 0.0, True, history, trend, 0.0, prefill, decode)  # noqa: FBT003
+    priced = Priced(place, history, trend, prefill, decode)
     if replica.mirror.slots and ask.prompt:
         _credit(priced, ask, 1, stall)
         prefill = priced.prefill
@@ -231,7 +209,8 @@ def _price_behind(place: Place, ask: Ask, running: int) -> Priced:
     decode *= slow_decode
     prefill *= pace.slow_prefill
     trend = prefill + decode - history
-    priced = Priced(place, 0.0, False, history, trend, 0.0, prefill, decode, wait)  # noqa: FBT003
+    priced = Priced(place, history, trend, prefill, decode, wait)
+    priced.starts_now = False
     if replica.mirror.slots and ask.prompt:
         _credit(priced, ask, 1, stall)
         prefill = priced.prefill

@@ -8,9 +8,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import TypeVar
-
-import msgspec
+from typing import NamedTuple, TypeVar
 
 from ollama_herd.core.counts import Counts
 from ollama_herd.core.trace import Trace
@@ -36,7 +34,7 @@ _Group = TypeVar("_Group", bound=Hashable)
 _Path = tuple[str, str, str]  # model, node, path of the endpoint
 
 
-class Key(msgspec.Struct, frozen=True, gc=False):
+class Key(NamedTuple):
     """Whose counts. `model` and `node_id` are "" for what reached no engine."""
 
     model: str

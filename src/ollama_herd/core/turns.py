@@ -17,12 +17,13 @@ from ollama_herd.core.effects import Effect, Grant, Refuse
 from ollama_herd.core.fleet import Fleet
 from ollama_herd.core.inflight import Options, ReplicaLoad
 from ollama_herd.core.load import Load
+from ollama_herd.core.place import Priced
 from ollama_herd.core.queue import QueueSettings, refusal
 from ollama_herd.core.remaining import remaining_times
 from ollama_herd.core.request import InferenceRequest, RefusalKind
 from ollama_herd.core.routing import Ranking, is_waiting_for_report, rank, service_s
 from ollama_herd.core.shares import Shares
-from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask, Priced
+from ollama_herd.core.signals import RELOAD_PAUSE_S, Ask
 from ollama_herd.core.waiting import LaneKey, Pending, WaitingRoom
 
 LOOKAHEAD = 8

@@ -7,7 +7,7 @@ takes the next one that frees, in the order in which they would be looked at.
 import heapq
 from collections.abc import Iterable, Sequence
 
-from ollama_herd.core.inflight import Place
+from ollama_herd.core.place import Place
 from ollama_herd.core.remaining import remaining_times
 from ollama_herd.core.waiting import Pending
 

@@ -15,9 +15,10 @@ import structlog
 from ollama_herd.config import RouterSettings
 from ollama_herd.core.access import Access, NodeRule
 from ollama_herd.core.fleet import Fleet
+from ollama_herd.core.learned import PredictorState
 from ollama_herd.core.node import Node
 from ollama_herd.core.pins import Pin
-from ollama_herd.core.predict import Predictor, PredictorState
+from ollama_herd.core.predict import Predictor
 from ollama_herd.core.trace import Trace
 from ollama_herd.store.access import AccessStore
 from ollama_herd.store.database import Database
