@@ -120,37 +120,52 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def summarise(scenario: str, rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Any]:
-    """One row a figure: spreads of each proxy and of the rounds' ratios, and the verdict.
+    """One row a figure: spreads of each proxy and of the rounds' ratios, and the verdict; where the
+    herd ran in plain Python too, a second row for a figure that has a target beside nginx.
 
     `rounds` maps a proxy's name to its values; ratios are taken within a round, where both ran
     one after the other.
     """
     rows = []
     for figure in FIGURES[scenario]:
-        values = {
-            name: [one[name][figure.key] for one in rounds if figure.key in one.get(name, {})]
-            for name in ("nginx", "herd")
-        }
-        ratios = [
-            one["herd"][figure.key] / one["nginx"][figure.key]
-            for one in rounds
-            if one.get("nginx", {}).get(figure.key, 0) > 0 and figure.key in one.get("herd", {})
-        ]
-        rows.append(
-            {
-                "scenario": scenario,
-                "figure": figure.key,
-                "label": figure.label,
-                "unit": figure.unit,
-                "digits": figure.digits,
-                "nginx": spread(values["nginx"]),
-                "herd": spread(values["herd"]),
-                "ratio": spread(ratios),
-                "target": figure.target.text(figure.unit) if figure.target else "",
-                "met": _is_met(figure.target, spread(values["herd"]), spread(ratios)),
-            }
-        )
+        rows.append(_row(scenario, figure, rounds, "herd"))
+        has_plain = any("plain" in one for one in rounds)
+        if has_plain and figure.target is not None and figure.target.is_ratio:
+            rows.append(_row(scenario, figure, rounds, "plain"))
     return rows
+
+
+def _row(
+    scenario: str,
+    figure: Figure,
+    rounds: Sequence[Mapping[str, Mapping[str, Any]]],
+    herd: str,
+) -> dict[str, Any]:
+    """`herd` is the name under which the herd's values are: of the target is said how the compiled
+    one stands to it.
+    """
+    values = {
+        name: [one[name][figure.key] for one in rounds if figure.key in one.get(name, {})]
+        for name in ("nginx", herd)
+    }
+    ratios = [
+        one[herd][figure.key] / one["nginx"][figure.key]
+        for one in rounds
+        if one.get("nginx", {}).get(figure.key, 0) > 0 and figure.key in one.get(herd, {})
+    ]
+    target = figure.target if herd == "herd" else None
+    return {
+        "scenario": scenario,
+        "figure": figure.key if herd == "herd" else f"{figure.key} {herd}",
+        "label": figure.label if herd == "herd" else f"{figure.label} in plain Python",
+        "unit": figure.unit,
+        "digits": figure.digits,
+        "nginx": spread(values["nginx"]),
+        "herd": spread(values[herd]),
+        "ratio": spread(ratios),
+        "target": target.text(figure.unit) if target else "",
+        "met": _is_met(target, spread(values[herd]), spread(ratios)),
+    }
 
 
 def _is_met(target: Target | None, herd: Spread | None, ratio: Spread | None) -> bool | None:

@@ -4,6 +4,7 @@ The bench speaks for the nodes: it posts the heartbeats an agent would, built fr
 own types, so that no agent's CPU is on the cores that are measured.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -55,7 +56,9 @@ class Herd:
         core: int | None,
         *,
         models: Sequence[str] = (wire.MODEL,),
+        site: Path | None = None,
     ) -> None:
+        """`site`: where the package is if not the environment's own is meant."""
         home.mkdir(parents=True)
         self.port = self.fast_port = procs.free_port()
         command = [executable() or "herd", "--host", "127.0.0.1", "--port", str(self.port)]
@@ -63,6 +66,7 @@ class Herd:
         with procs.on_core(core), log:
             self.process = subprocess.Popen(
                 [*command, "--home", str(home), "--no-mdns"],
+                env=os.environ if site is None else {**os.environ, "PYTHONPATH": str(site)},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

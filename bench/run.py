@@ -10,13 +10,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import compiled
 import machine
 import nginx
 import pages
@@ -36,7 +38,9 @@ def _options() -> argparse.Namespace:
         "--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)"
     )
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--proxy", default="herd,nginx", help="herd, nginx or herd,nginx")
+    parser.add_argument(
+        "--proxy", default="herd,plain,nginx", help="of herd, plain (no compiled core) and nginx"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of every scenario")
     parser.add_argument(
         "--own-load", action="store_true", help="do not use wrk even where it is installed"
@@ -45,9 +49,9 @@ def _options() -> argparse.Namespace:
         "--write-docs", action="store_true", help="put the tables into docs/benchmarks.md"
     )
     options = parser.parse_args()
-    unknown = set(options.proxy.split(",")) - {"herd", "nginx"}
+    unknown = set(options.proxy.split(",")) - {"herd", "plain", "nginx"}
     if unknown:
-        parser.error(f"--proxy knows herd and nginx, not {', '.join(sorted(unknown))}")
+        parser.error(f"--proxy knows herd, plain and nginx, not {', '.join(sorted(unknown))}")
     return options
 
 
@@ -55,15 +59,32 @@ def _proxies(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those that can run, and a line for each that cannot."""
     import herd  # noqa: PLC0415
 
-    present = {"nginx": nginx.executable(), "herd": herd.executable()}
+    present = {"nginx": nginx.executable(), "herd": herd.executable(), "plain": herd.executable()}
     missing = {
+        "plain": "",
         "nginx": f"{nginx.HOW_TO_INSTALL}: no ratios",
         "herd": "the herd command is not in this environment (uv sync)",
     }
     return (
         [name for name in wanted if present[name]],
-        [missing[name] for name in wanted if not present[name]],
+        [missing[name] for name in wanted if not present[name] and missing[name]],
     )
+
+
+def _compiled(
+    proxy_names: list[str], home: Path, console: Console
+) -> tuple[Path | None, list[str], list[str]]:
+    """Where the herd with a compiled core is, the proxies, and a line when it cannot be made: the
+    herd is measured in plain Python then, and once.
+    """
+    if "herd" not in proxy_names:
+        return None, proxy_names, []
+    with console.status("compiling the core"):
+        made = compiled.unpacked(home / "compiled")
+    if isinstance(made, Path):
+        return made, proxy_names, []
+    without = [name for name in proxy_names if name != "plain"]
+    return None, without, [f"the herd ran in plain Python, its core was not compiled: {made}"]
 
 
 class Bars:
@@ -109,7 +130,8 @@ def _run_scenario(
     scenario = SCENARIOS[name]
     results = []
     for number in range(rounds):
-        order = list(proxy_names) if number % 2 == 0 else list(reversed(proxy_names))
+        names = [one for one in proxy_names if one != "plain" or scenario.plain]
+        order = names if number % 2 == 0 else list(reversed(names))
         proxies: dict[str, Proxy] = {}
         values = {}
         try:
@@ -128,34 +150,42 @@ def _run_scenario(
     return results
 
 
+def _expected_s(
+    names: Sequence[str],
+    proxy_names: Sequence[str],
+    rounds: Mapping[str, int],
+    options: argparse.Namespace,
+) -> float:
+    measured = {name: len(proxy_names) for name in names}
+    for name in names:
+        measured[name] -= "plain" in proxy_names and not SCENARIOS[name].plain
+    return sum(SCENARIOS[n].seconds[options.quick] * rounds[n] * measured[n] for n in names)
+
+
 def _collect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     names = options.only or list(SCENARIOS)
     proxy_names, skipped = _proxies(options.proxy.split(","))
-    for line in skipped:
-        console.print(line)
     if not proxy_names:
         raise SystemExit("nothing to measure")
     rounds = {name: options.rounds or SCENARIOS[name].rounds[options.quick] for name in names}
-    total_s = sum(
-        SCENARIOS[name].seconds[options.quick] * rounds[name] * len(proxy_names) for name in names
-    )
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     scenarios = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="herd-bench-") as home,
-        Progress(*columns, console=console, refresh_per_second=4) as progress,
-    ):
-        bars = Bars(progress, total_s)
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herd-bench-")))
+        site, proxy_names, plain = _compiled(proxy_names, home, console)
+        skipped += plain
+        for line in skipped:
+            console.print(line, markup=False)
+        bar = Progress(*columns, console=console, refresh_per_second=4)
+        bars = Bars(stack.enter_context(bar), _expected_s(names, proxy_names, rounds, options))
         session = Session(
-            Path(home), quick=options.quick, use_wrk=not options.own_load, tick=bars.tick
+            home, quick=options.quick, use_wrk=not options.own_load, tick=bars.tick, site=site
         )
-        try:
-            for name in names:
-                scenarios[name] = _run_scenario(session, name, proxy_names, rounds[name], bars)
-        finally:
-            session.close()
+        stack.callback(session.close)
+        for name in names:
+            scenarios[name] = _run_scenario(session, name, proxy_names, rounds[name], bars)
         bars.begin("done", 0.0)
     cores = (session.proxy_core, session.load_core)
     return {

@@ -13,11 +13,14 @@ Values = dict[str, Any]
 
 
 class Scenario(NamedTuple):
-    """`rounds` and `seconds` of one measurement in a full and in a quick run."""
+    """`rounds` and `seconds` of one measurement in a full and in a quick run. `plain`: also of the
+    herd in plain Python.
+    """
 
     measure: Callable[[Session, Proxy, Sequence[int]], Values]
     rounds: tuple[int, int]
     seconds: tuple[float, float]
+    plain: bool = False
 
 
 def small(session: Session, proxy: Proxy, pids: Sequence[int]) -> Values:
@@ -129,8 +132,8 @@ def _per(cpu_s: float, count: int) -> float:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "small": Scenario(small, rounds=(4, 2), seconds=(4.9, 2.8)),
-    "stream": Scenario(stream, rounds=(4, 1), seconds=(3.4, 1.4)),
+    "small": Scenario(small, rounds=(4, 2), seconds=(4.9, 2.8), plain=True),
+    "stream": Scenario(stream, rounds=(4, 1), seconds=(3.4, 1.4), plain=True),
     "flood": Scenario(flood, rounds=(3, 1), seconds=(3.0, 1.5)),
     "latency": Scenario(latency, rounds=(4, 1), seconds=(6.0, 2.2)),
     "slow1000": Scenario(_slow(1000), rounds=(2, 1), seconds=(9.0, 2.5)),

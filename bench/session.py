@@ -32,8 +32,18 @@ class Session:
 
     generator_file = _HERE / "loadgen.py"
 
-    def __init__(self, home: Path, *, quick: bool, use_wrk: bool, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        quick: bool,
+        use_wrk: bool,
+        tick: Callable[[], None],
+        site: Path | None = None,
+    ) -> None:
+        """`site`: where the herd with a compiled core is, None to use plain Python throughout."""
         self.quick = quick
+        self._site = site
         self.home = home
         self._tick = tick
         self._started = 0
@@ -67,7 +77,8 @@ class Session:
             return nginx.NginxProxy(home, self.engines, fast, self.proxy_core)
         from herd import Herd  # noqa: PLC0415 - the package need not be there for nginx alone
 
-        return Herd(home, self.engines, fast, self.proxy_core)
+        site = self._site if name == "herd" else None
+        return Herd(home, self.engines, fast, self.proxy_core, site=site)
 
     @property
     def fast_engines(self) -> list[int]:

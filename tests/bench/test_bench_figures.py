@@ -46,3 +46,13 @@ def test_without_nginx_ratios_are_not_known_but_values_are_judged():
 
 def test_every_scenario_has_a_title_and_figures():
     assert set(SCENARIOS) == set(FIGURES) == set(TITLES)
+
+
+def test_plain_python_has_a_row_of_its_own_and_no_verdict():
+    rounds = [{**_round({"cpu_us": 10}, {"cpu_us": 40}), "plain": {"cpu_us": 60}}]
+
+    compiled, plain = (_row("small", key, rounds) for key in ("cpu_us", "cpu_us plain"))
+
+    assert (compiled["herd"][0], compiled["ratio"][0], compiled["met"]) == (40, 4.0, True)
+    assert (plain["herd"][0], plain["ratio"][0]) == (60, 6.0)
+    assert (plain["target"], plain["met"]) == ("", None)
