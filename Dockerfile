@@ -8,8 +8,12 @@ WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY src src
 COPY web web
+# For a compiled core: a quarter to a third less CPU per request. Any compiler of the image's own Debian will do.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # Node for the dashboard's pages comes from PyPI, into the build only.
-RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[postgres,otel]'
+RUN COMPILE_CORE=1 pip wheel --no-cache-dir --wheel-dir /wheels '.[postgres,otel]'
 
 FROM python:3.13-slim
 # The version is the one that was just built.

