@@ -156,7 +156,32 @@ def test_variables_of_the_tests_are_nobodys_business(monkeypatch: pytest.MonkeyP
 
 def test_a_file_that_cannot_be_read_is_told(home: Path) -> None:
     (home / "herd.toml").mkdir()
-    assert "herd.toml cannot be read" in refusal(RouterSettings)
+    assert "herd.toml cannot be read: it is a folder" in refusal(RouterSettings)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_whose_reading_would_not_end_is_told(home: Path, kind: str) -> None:
+    file = home / "herd.toml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    assert "herd.toml cannot be read: it is no file" in refusal(RouterSettings)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"# " + b"x" * 1_000_000, "herd.toml cannot be read: it is longer than"),
+        (b"\x00\xff\xfe" * 100, "herd.toml is not valid TOML"),
+        (b"port = " + b"[" * 100_000, "herd.toml is not valid TOML"),
+    ],
+    ids=["huge", "binary", "deep"],
+)
+def test_a_file_that_is_no_settings_is_told(home: Path, content: bytes, part: str) -> None:
+    (home / "herd.toml").write_bytes(content)
+    assert part in refusal(RouterSettings)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a right there")

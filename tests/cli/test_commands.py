@@ -162,8 +162,8 @@ def test_traces_are_filtered(world: World) -> None:
     )
     assert "llama3.2:latest" in world.run("traces", "--model", "llama3.2").stdout
     wrong = world.run("traces", "--status", "sad")
-    assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert "status: one of ok, " in wrong.stderr
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "--status = 'sad' is none: choose one of ok, " in wrong.stderr
 
 
 @pytest.mark.parametrize(

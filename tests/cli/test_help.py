@@ -33,5 +33,6 @@ def test_help_fits_and_shows_nothing_odd(path: tuple[str, ...]) -> None:
         assert "Usage: " in ended.output
         assert max(map(len, ended.output.splitlines())) <= columns
         assert "<bool>" not in ended.output
+        assert "list[" not in ended.output
         assert "…" not in ended.output.replace("--…engine", "")
         assert ("--show-completion" in ended.output) is (len(path) == 1)

@@ -14,7 +14,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Flags:
-    """Help shows no type beside a switch, which takes no value."""
+    """Help shows no type beside a switch, which takes no value, nor beside an argument, whose name
+    and help say what it is.
+    """
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All of them, Typer's own switches too."""
@@ -23,7 +25,13 @@ class _Flags:
         for one in found:
             if getattr(one, "is_flag", False) and one.metavar is None:
                 one.metavar = ""
+            if one.param_type_name == "argument":
+                one.display_type_rich = _no_type
         return found
+
+
+def _no_type(ctx: Any) -> None:
+    """What Typer shows beside a parameter."""
 
 
 class Command(_Flags, TyperCommand):

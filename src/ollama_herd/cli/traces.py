@@ -17,7 +17,7 @@ from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
 from ollama_herd.cli.ended import HEADINGS, Ended, EndedPage, cells
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
-from ollama_herd.dashboard.queries import BadField, time_of
+from ollama_herd.dashboard.queries import STATUSES, BadField, time_of
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _EXPORT_TIMEOUT_S = 120.0
@@ -57,7 +57,7 @@ def traces(  # noqa: PLR0913 - one parameter an option
     key: Annotated[str, typer.Option(metavar="NAME", help="name of the API key")] = "",
     status: Annotated[
         str,
-        typer.Option(metavar="STATUS", help="ok, client_error, server_error, cancelled or failed"),
+        typer.Option(metavar="STATUS", help=f"{', '.join(STATUSES[:-1])} or {STATUSES[-1]}"),
     ] = "",
     tag: Annotated[str, typer.Option(metavar="TAG", help="one of its tags")] = "",
     error: Annotated[str, typer.Option(metavar="TEXT", help="part of the error code")] = "",
@@ -79,6 +79,11 @@ def traces(  # noqa: PLR0913 - one parameter an option
     begun, ended = _times(since, until)
     if output is not None and export is None:
         fail("--output takes what is exported: add --export csv or --export jsonl", code=2)
+    if status and status not in STATUSES:
+        fail(
+            f"--status = '{show.clean(status, 40)}' is none: choose one of {', '.join(STATUSES)}",
+            code=2,
+        )
     herd = Router(router)
     if request_id is not None:
         typer.echo(herd.get(f"/dashboard/api/traces/{quote(request_id, safe='')}"))

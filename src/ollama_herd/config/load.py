@@ -8,6 +8,7 @@ import difflib
 import enum
 import math
 import os
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ from ollama_herd.config.settings import (
 
 _NOT_SETTINGS = ("HERD_TEST_", "HERD_SKIP_WEB", API_KEY_VARIABLE)
 """Of the tests, of the build of the package, and of commands that ask a router."""
+
+
+_LONGEST_BYTES = 1_000_000
+"""Of a settings file; all settings there are make a few thousand."""
 
 
 class ConfigError(Exception):
@@ -109,14 +114,26 @@ def default_text(field: FieldInfo) -> str:
     return str(field.default)
 
 
+def _text(file: Path) -> str:
+    """Its text. Raises ConfigError for what is no settings file: reading some would never end."""
+    found = file.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{file} cannot be read: it is a folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{file} cannot be read: it is no file, but a pipe or a device")
+    if found.st_size > _LONGEST_BYTES:
+        raise ConfigError(f"{file} cannot be read: it is longer than {_LONGEST_BYTES} bytes")
+    return file.read_text(encoding="utf-8-sig")  # editors on Windows
+
+
 def _read_file(kind: type[Settings], file: Path) -> Mapping[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows
+        values = tomllib.loads(_text(file))
     except (FileNotFoundError, NotADirectoryError):
         if file.is_symlink():
             raise ConfigError(f"{file} leads to a file that is not there") from None
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
