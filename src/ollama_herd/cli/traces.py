@@ -79,11 +79,6 @@ def traces(  # noqa: PLR0913 - one parameter an option
     begun, ended = _times(since, until)
     if output is not None and export is None:
         fail("--output takes what is exported: add --export csv or --export jsonl", code=2)
-    if status and status not in STATUSES:
-        fail(
-            f"--status = '{show.clean(status, 40)}' is none: choose one of {', '.join(STATUSES)}",
-            code=2,
-        )
     herd = Router(router)
     if request_id is not None:
         typer.echo(herd.get(f"/dashboard/api/traces/{quote(request_id, safe='')}"))
@@ -95,7 +90,7 @@ def traces(  # noqa: PLR0913 - one parameter an option
         "node": node,
         "client": client,
         "key": key,
-        "status": status,
+        "status": _status(status),
         "tag": tag,
         "error": error,
     }
@@ -105,6 +100,13 @@ def traces(  # noqa: PLR0913 - one parameter an option
         _export(herd, {**query, **bound, "format": export.value}, output)
         return
     _list(herd, query, limit or _LISTED, as_json=as_json)
+
+
+def _status(given: str) -> str:
+    if given and given not in STATUSES:
+        shown = show.clean(given, 40)
+        fail(f"--status = '{shown}' is none: choose one of {', '.join(STATUSES)}", code=2)
+    return given
 
 
 def _list(herd: Router, query: dict[str, object], limit: int, *, as_json: bool) -> None:
