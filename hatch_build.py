@@ -85,22 +85,19 @@ def _compile(source: Path, modules: list[str], folder: Path) -> dict[str, str]:
     shutil.copytree(source / package, folder / package, ignore=shutil.ignore_patterns("static"))
     files = [str(package / f"{name}.py") for name in modules]
     command = [sys.executable, "-m", "mypyc", *files]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own command
-            command, cwd=folder, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=True
-        )
-    except subprocess.CalledProcessError as error:
-        said = f"{error.stdout}\n{error.stderr}".strip()[-2000:]
-        raise RuntimeError(
-            f"the core was not compiled. It needs a C compiler and Python's headers (Debian, "
-            f"Ubuntu: apt install gcc python3-dev); without COMPILE_CORE=1 the package does the "
-            f"same in plain Python. It said:\n{said}"
-        ) from error
+    done = subprocess.run(  # noqa: S603 - our own command
+        command, cwd=folder, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+    )
     suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
     found = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
     made = [path for path in found if "build" not in path.relative_to(folder).parts]
-    if len(made) < len(modules):
-        raise RuntimeError(f"mypyc made {len(made)} of {len(modules)} modules:\n{done.stdout}")
+    if done.returncode or len(made) < len(modules):
+        said = f"{done.stdout}\n{done.stderr}".strip()[-2000:]
+        raise RuntimeError(
+            "the core was not compiled. It needs a C compiler and Python's headers (Debian, "
+            "Ubuntu: apt install gcc python3-dev); without COMPILE_CORE=1 the package does the "
+            f"same in plain Python. mypyc said:\n{said}"
+        )
     return {str(path): path.relative_to(folder).as_posix() for path in made}
 
 
