@@ -127,6 +127,18 @@ def test_an_odd_entry_does_not_hide_the_others() -> None:
     assert [entry.name for entry in parse_ps(Answer(200, body), "x")] == ["a", "c"]
 
 
+def test_a_list_that_no_report_could_hold_is_refused() -> None:
+    """Else the router would refuse the report, and lose the node with its other engines."""
+    body = json.dumps({"models": [{"name": f"m{i}"} for i in range(5001)]}).encode()
+    assert "lists 5001 models" in refusal(lambda: parse_tags(Answer(200, body), "x"))
+
+
+def test_an_engines_words_do_nothing_to_a_terminal() -> None:
+    said = refusal(lambda: parse_tags(Answer(500, b"\x1b[31mbad\r\nline\x07\xff"), "x"))
+    assert said.isprintable()
+    assert "bad" in said
+
+
 def test_no_models_may_be_null() -> None:
     assert parse_tags(Answer(200, b'{"models":null}'), "x") == ()
     assert parse_ps(Answer(200, b"{}"), "x") == ()

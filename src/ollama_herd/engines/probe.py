@@ -17,6 +17,9 @@ that takes longer serves nobody well."""
 MAX_ANSWER_BYTES = 32 * 2**20
 """A thousand models make a list of half a megabyte; no engine's answer is near this."""
 
+MAX_MODELS = 5000
+"""Of one engine: about 2.5 MB of the 4 MiB that a report may have."""
+
 RESOLVE_TIMEOUT_S = 2.0
 
 _QUOTED_CHARS = 200
@@ -140,7 +143,7 @@ async def resolve(host: str) -> list[str]:
 def expect(answer: Answer, path: str, kind: type[_T], netloc: str) -> _T:
     """The body of a 200 as `kind`. Raises EngineFailure for another status or other content."""
     if answer.status != 200:
-        text = answer.body[:_QUOTED_CHARS].decode(errors="replace").strip()
+        text = _printable(answer.body[:_QUOTED_CHARS].decode(errors="replace"))
         raise EngineFailure(f"{netloc} answered {path} with {answer.status}: {text}")
     try:
         return msgspec.json.decode(answer.body, type=kind)
@@ -148,8 +151,19 @@ def expect(answer: Answer, path: str, kind: type[_T], netloc: str) -> _T:
         raise EngineFailure(f"{netloc} answered {path} with something else: {error}") from None
 
 
+def _printable(text: str) -> str:
+    """On one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
 def decode_each(entries: list[msgspec.Raw] | None, kind: type[_T]) -> list[_T]:
-    """The entries of a list that are what we expect: one odd model must not hide the others."""
+    """The entries of a list that are what we expect: one odd model must not hide the others.
+    Raises EngineFailure for more than a report can hold, or the node would be lost with it.
+    """
+    if entries is not None and len(entries) > MAX_MODELS:
+        raise EngineFailure(
+            f"the engine lists {len(entries)} models; at most {MAX_MODELS} are read"
+        )
     found = []
     for entry in entries or ():
         try:
