@@ -82,14 +82,16 @@ def tried(version: str, words: list[str]) -> Outcome:
     venv = ROOT / ".venvs" / f"python-{version}"
     sync = [_uv(), "sync", "--quiet", "--frozen", "--all-extras", "--all-groups", "--inexact"]
     own = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv), "UV_PYTHON_DOWNLOADS": "never"}
-    try:
-        subprocess.run(  # noqa: S603 - uv
-            [*sync, "--python", python], cwd=ROOT, env=own, check=True, timeout=SYNC_TIMEOUT_S
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return Outcome(version, passed=False, said=f"not installed: {error}")
-    scripts = venv / ("Scripts" if os.name == "nt" else "bin")
-    return _tested(version, [str(scripts / "python"), "-m", "pytest", *words])
+    inside = str(venv / ("Scripts" if os.name == "nt" else "bin") / "python")
+    # uv's venvs have no pip, with which the tests of the package install it as a user does.
+    for command in ([*sync, "--python", python], [inside, "-m", "ensurepip"]):
+        try:
+            subprocess.run(  # noqa: S603 - uv, and the Python of its venv
+                command, cwd=ROOT, env=own, check=True, timeout=SYNC_TIMEOUT_S
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return Outcome(version, passed=False, said=f"not installed: {error}")
+    return _tested(version, [inside, "-m", "pytest", *words])
 
 
 def _tested(version: str, command: list[str]) -> Outcome:
