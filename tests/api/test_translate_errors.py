@@ -3,6 +3,8 @@ import json
 import pytest
 
 from ollama_herd.api import translate_reply
+from ollama_herd.api.endpoints import INFERENCE, Endpoint
+from ollama_herd.api.translate_errors import foreign_error
 from ollama_herd.core.request import OutcomeKind
 from tests.api.exchanges import llamacpp
 from tests.api.translations import (
@@ -251,3 +253,36 @@ def test_engine_that_does_not_stream_when_asked_to() -> None:
     assert (made.status, made.content_type) == (200, "application/x-ndjson")
     assert first["message"]["content"] == "Say hi<|im_end|>"
     assert (first["done"], last["done"], last["eval_count"]) == (False, True, 8)
+
+
+OPENAI_CHAT, MESSAGES = (INFERENCE[path] for path in (b"/v1/chat/completions", b"/v1/messages"))
+
+
+@pytest.mark.parametrize("endpoint", [OPENAI_CHAT, MESSAGES])
+def test_pictures_that_no_model_sees_are_the_requests_fault(endpoint: Endpoint) -> None:
+    exchange = llamacpp("048")
+    made = foreign_error(endpoint, exchange.status, exchange.body)
+    assert exchange.status == 500
+    assert made is not None
+    assert made[0] == 400
+    error = json.loads(made[2])["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].startswith("image input is not supported")
+
+
+def test_a_foreign_refusal_takes_anthropics_form() -> None:
+    exchange = llamacpp("047")
+    assert foreign_error(OPENAI_CHAT, exchange.status, exchange.body) is None
+    made = foreign_error(MESSAGES, exchange.status, exchange.body)
+    assert made is not None
+    said = json.loads(made[2])
+    assert (made[0], said["type"]) == (400, "error")
+    assert said["error"]["type"] == "invalid_request_error"
+    assert said["error"]["message"].startswith("request (6024 tokens) exceeds")
+    assert foreign_error(MESSAGES, made[0], made[2]) is None
+
+
+def test_a_foreign_error_without_words_says_its_status() -> None:
+    made = foreign_error(MESSAGES, 422, b"<html>")
+    assert made is not None
+    assert "status 422" in json.loads(made[2])["error"]["message"]

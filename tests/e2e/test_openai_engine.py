@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.api.anthropic_stream import read_message
 from tests.e2e.processes import Herd, Node
 from tests.fakes.checks import RefusedError
+from tests.fakes.gojson import dumps
 from tests.fakes.openai_engine import FakeOpenAI
 from tests.fakes.raw import call
 from tests.fakes.recordings import OLLAMA, read
 from tests.fakes.replay import parse_response
 from tests.fakes.shapes import body_shape
 from tests.fakes.state import Fault, Scripted, Settings
+from tests.fakes.wire import Reply, Request
 
 NAME = "smollm2-135m"
 OVERFLOW = "request (2048 tokens) exceeds the available context size (1024 tokens), try again"
@@ -215,3 +218,50 @@ def test_leaving_cancels_a_translated_stream(openai: tuple[Herd, FakeOpenAI]) ->
             timeout_s=0.3,
         )
     engine.wait_for(lambda c: c.cancelled == 1)
+
+
+def test_a_stream_that_cannot_go_on_names_its_node(openai: tuple[Herd, FakeOpenAI]) -> None:
+    herd, engine = openai
+    engine.fail_next(Fault.CUT_MID_STREAM)
+    answer = herd.call("POST", "/api/chat", {**CHAT, "format": "json"})
+    last = json.loads(answer.body.splitlines()[-1])["error"]
+    assert "broke off on node 'llama'" in last
+    assert "an answer with a format cannot be continued" in last
+
+
+class SpeaksMessages(FakeOpenAI):
+    """Newer llama.cpp: it has `/v1/messages`, and refuses there in OpenAI's form."""
+
+    refusal = (400, {"error": {"code": 400, "message": OVERFLOW, "type": "exceed_context_size"}})
+
+    async def _answer(self, request: Request, reply: Reply) -> None:
+        if request.path == "/v1/messages":
+            status, body = self.refusal
+            self.counters.by_path[request.path] += 1
+            await reply.send(status, dumps(body), "application/json; charset=utf-8")
+            return
+        await super()._answer(request, reply)
+
+
+def test_refusals_of_an_engine_that_speaks_messages_are_anthropics(tmp_path: Path) -> None:
+    with (
+        SpeaksMessages(NAME, Settings(is_frozen=True)).in_thread() as engine,
+        Herd(tmp_path).ready() as herd,
+        Node(tmp_path, "llama", f"http://127.0.0.1:{herd.port}", [engine.url]),
+    ):
+        herd.wait_status(_serves, "the model of the OpenAI engine", 20)
+        probes = engine.counters.by_path["/v1/messages"]
+        asked = {**CHAT, "max_tokens": 5}
+        answer = herd.call("POST", "/v1/messages", asked)
+        assert (answer.status, answer.json()["type"]) == (400, "error")
+        error = {"type": "invalid_request_error", "message": OVERFLOW}
+        assert answer.json()["error"] == error
+        assert answer.header("X-Herd-Node") == "llama"
+        message = "image input is not supported"
+        engine.refusal = (500, {"error": {"code": 500, "message": message, "type": "server_error"}})
+        answer = herd.call("POST", "/v1/messages", {**asked, "stream": True})
+        assert answer.status == 400
+        error = {"type": "invalid_request_error", "message": message}
+        assert answer.json()["error"] == error
+        assert engine.counters.by_path["/v1/messages"] >= probes + 2
+        assert herd.status()["queue"]["in_flight"] == 0

@@ -2,11 +2,12 @@
 
 import msgspec
 
-from ollama_herd.api.errors import unknown_model
+from ollama_herd.api.endpoints import Endpoint
+from ollama_herd.api.errors import ApiError, render, unknown_model
 from ollama_herd.api.openai_chunks import MAX_ERROR_CHARACTERS, error_text
 from ollama_herd.api.translate_request import EngineCall
 from ollama_herd.api.translate_values import tolerant_json
-from ollama_herd.core.request import Kind, OutcomeKind
+from ollama_herd.core.request import Dialect, Kind, OutcomeKind
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -33,6 +34,9 @@ TOO_LARGE = Failure(
     OutcomeKind.GARBAGE, 502, "the engine's answer is larger than the herd takes; ask for less"
 )
 
+_NO_INPUT = "input is not supported"
+"""What llama.cpp says to pictures and sounds for a model without a projector."""
+
 _WHILE_RUNNING = "an error was encountered while running the model: "
 """How a real Ollama begins the error line of a stream whose model runner failed (recording 321)."""
 
@@ -57,6 +61,31 @@ def failed_text(line: bytes, call: EngineCall) -> Failure:
     return _mapped(500, _WHILE_RUNNING + _body_text(line.removeprefix(b"error:")), call)
 
 
+def foreign_error(endpoint: Endpoint, status: int, body: bytes) -> tuple[int, bytes, bytes] | None:
+    """Status, content type and body for an error (not 2xx) of an engine that speaks OpenAI's or
+    Anthropic's dialect itself; None where it goes to the client as it is.
+
+    llama.cpp calls pictures that its model cannot see a fault of its own (500), after which SDKs
+    ask again, and writes its errors on `/v1/messages` in OpenAI's form.
+    """
+    text = _body_text(body)
+    is_refusal = status == 500 and _NO_INPUT in text.lower()
+    is_own_form = endpoint.dialect is Dialect.OPENAI or _is_anthropic(body)
+    if is_own_form and not is_refusal:
+        return None
+    text = text or f"the engine answered with status {status} and gave no reason"
+    error = ApiError(400 if is_refusal else status, text, "engine")
+    return render(error, endpoint.dialect, endpoint.path)
+
+
+def _is_anthropic(body: bytes) -> bool:
+    try:
+        value = tolerant_json(body)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("type") == "error"
+
+
 def _mapped(status: int, text: str, call: EngineCall) -> Failure:
     """The status and words a real Ollama would have for what the engine says."""
     lower = text.lower()
@@ -68,7 +97,7 @@ def _mapped(status: int, text: str, call: EngineCall) -> Failure:
     outcome = _outcome(status)
     if status in {400, 404} and "model" in lower and _says_not_found(lower):
         status, text = 404, unknown_model(call.model, call.endpoint).message
-    elif "input is not supported" in lower:  # llama.cpp without a projector answers 500
+    elif _NO_INPUT in lower:  # llama.cpp without a projector answers 500
         status = 400
     elif call.endpoint.kind is Kind.EMBED:
         status, text = _mapped_embed(status, text, lower)

@@ -16,6 +16,7 @@ from ollama_herd.api.lenient import with_num_ctx
 from ollama_herd.api.parse import ParsedBody
 from ollama_herd.api.tail import is_no_answer
 from ollama_herd.api.translate import LocalAnswer, Translation, replace_model, translate
+from ollama_herd.api.translate_errors import foreign_error
 from ollama_herd.clock import now_s
 from ollama_herd.core.node import Endpoint as EngineAddress
 from ollama_herd.core.node import EngineKind
@@ -34,6 +35,10 @@ _STREAMS = (b"application/x-ndjson", b"text/event-stream")
 
 NOT_IMPLEMENTED = 501
 """The model cannot do what was asked, on any node."""
+
+
+_BROKE_OFF = frozenset({OutcomeKind.TRUNCATED, OutcomeKind.SILENT})
+"""Failures of which an engine says nothing itself: the client is told on which node, and why."""
 
 
 class Relayed(msgspec.Struct, frozen=True):
@@ -63,7 +68,8 @@ _GARBAGE = Relayed(whole=False, failed=OutcomeKind.GARBAGE)
 class Call(msgspec.Struct, eq=False):
     """What is sent to the engine, and how its answer goes on.
 
-    `long_body` stands for a `body` that is too long to be held.
+    `long_body` stands for a `body` that is too long to be held. `is_foreign`: no Ollama answers,
+    and its answer passes untranslated.
     """
 
     head: bytes
@@ -73,6 +79,7 @@ class Call(msgspec.Struct, eq=False):
     long_body: LongBody | None = None
     is_stream: bool = False
     framed_by_length: bool = False
+    is_foreign: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -214,7 +221,7 @@ class Call(msgspec.Struct, eq=False):
         return Relayed(
             whole=whole and failed is None,
             usage=translation.usage,
-            error=gate.error,
+            error=b"" if failed in _BROKE_OFF else gate.error,
             sent=said.whole(),
         )
 
@@ -230,11 +237,19 @@ class Call(msgspec.Struct, eq=False):
         """The last bytes in the client's dialect, after the engine's last."""
         return b"" if self.translation is None else self.translation.end(now_s())
 
+    @property
+    def rephrases(self) -> bool:
+        """Whether a refusal of the engine (4xx) is not yet in the client's dialect."""
+        return self.is_foreign and self.engine_endpoint.dialect is Dialect.ANTHROPIC
+
     def failure(self, status: int, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
         """An engine's failed answer, read whole, as its client would see it."""
         translation = self.translation
         if translation is None:
-            return status, headers, body
+            said = foreign_error(self.engine_endpoint, status, body) if self.is_foreign else None
+            if said is None:
+                return status, headers, body
+            return said[0], [(b"Content-Type", said[1])], said[2]
         translation.head(status, "application/json")
         translated = translation.feed(body, now_s()) + translation.end(now_s())
         content_type = translation.content_type.encode()
@@ -288,7 +303,8 @@ def prepare_call(
     body = parsed.body
     if parsed.model != replica.model.name:
         body = replace_model(body, replica.model.name)
-    return Call(engine_head(raw_path, headers, replica.endpoint, len(body)), body, endpoint)
+    request_head = engine_head(raw_path, headers, replica.endpoint, len(body))
+    return Call(request_head, body, endpoint, is_foreign=True)
 
 
 def engine_head(

@@ -258,9 +258,22 @@ async def _attempt(
             held = await held_answer(connection, call.failure)
             journal.end(outcome, status=connection.status)
             return outcome, held
+        if connection.status >= 400 and call.rephrases:
+            return await _rephrase(exchange, call, connection)
         return await _relay(exchange, call, connection, replica)
     finally:
         upstream.release(replica.endpoint, connection)
+
+
+async def _rephrase(exchange: Exchange, call: Call, connection: EngineConnection) -> Failed:
+    """The engine refuses the request (4xx) in words that the client does not read."""
+    held = await held_answer(connection, call.failure)
+    if held is None:
+        exchange.journal.end(OutcomeKind.TRUNCATED, detail=CUT_ANSWER)
+        return OutcomeKind.TRUNCATED, None
+    exchange.journal.end(OutcomeKind.CLIENT_ERROR, status=connection.status)
+    exchange.parts.dispatcher.finished(exchange.lease, OutcomeKind.CLIENT_ERROR, None)
+    raise Exhausted(held)
 
 
 async def _relay(
