@@ -1,7 +1,8 @@
 """Connections that the data plane has handed over, as aiohttp serves them.
 
 aiohttp keeps what is wrong in the middle of a body for the next answer, and its handler waits for
-the rest of the body meanwhile. Here the reader of that body hears of it at once.
+the rest of the body meanwhile. Here the reader of that body hears of it at once; should an aiohttp
+to come keep it in another place, the body's timeout ends the wait.
 """
 
 import asyncio
@@ -33,16 +34,14 @@ class HandedOver(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        waiting = self._messages
+        waiting = getattr(self, "_messages", None)
         if not waiting or isinstance(waiting[-1][0], RawRequestMessage):
             return
+        request: web.BaseRequest | None = getattr(self, "_current_request", None)
+        body = None if request is None else request.content
         if len(waiting) > 1:
             body = waiting[-2][1]
-        elif self._current_request is not None:
-            body = self._current_request.content
-        else:
-            return
-        if not body.is_eof():
+        if body is not None and not body.is_eof():
             body.set_exception(BodyRefused(BAD_CHUNK))
 
 
