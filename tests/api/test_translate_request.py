@@ -104,6 +104,11 @@ def test_options_without_counterpart_are_left_out(options: dict[str, Any]) -> No
     assert chat_body(options=options) == chat_body()
 
 
+@pytest.mark.parametrize("bound", [0, 0.0, 1])
+def test_no_tokens_at_all_is_a_bound_too(bound: float) -> None:
+    assert chat_body(options={"num_predict": bound})["max_tokens"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -49,10 +49,14 @@ def engine_options(request: Fields) -> dict[str, Any]:
             continue
         type_name, engine_names = _OPTIONS[name]
         converted = _option(name, value, type_name)
-        # Negative (or no) num_predict means unlimited, a negative seed a random one: both are
-        # what an engine does when it is told nothing.
-        if (name == "num_predict" and converted <= 0) or (name == "seed" and converted < 0):
+        # A negative num_predict means unlimited, a negative seed a random one: both are what an
+        # engine does when it is told nothing.
+        if name in ("num_predict", "seed") and converted < 0:
             continue
+        if name == "num_predict":
+            # 0 is a bound as well, no wish for more: llama.cpp, and so Ollama 0.33, which hands it
+            # on, gives one token then. vLLM would refuse it.
+            converted = max(1, converted)
         engine |= dict.fromkeys(engine_names, converted)
     return engine
 
