@@ -5,13 +5,13 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ollama_herd.api.continuation import Said, continued, read_said, why_not
 from ollama_herd.api.endpoints import INFERENCE
 from ollama_herd.api.parse import read_request
-from ollama_herd.api.seam import seam
+from ollama_herd.api.seam import ECHO_CHARS, seam
 from ollama_herd.core.node import EngineKind
 from tests.fakes.dialects import (
     AnthropicVoice,
@@ -100,7 +100,12 @@ def target(path):
 @settings(max_examples=150)
 @given(PATHS, TEXTS, st.data())
 def test_a_cut_answer_reads_on(path, words, data):
+    """But where a model says once more all that it has said so far: nobody can tell that from an
+    engine that repeats it.
+    """
     cut = data.draw(st.integers(0, len(words)))
+    before, behind = "".join(words[:cut]), "".join(words[cut:])
+    assume(cut < 2 or len(before) < ECHO_CHARS or not behind.startswith(before))
     whole = stream(path, words)
     first = b"".join(whole[:cut])
     said = read_said(INFERENCE[path.encode()], first)
