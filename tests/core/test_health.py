@@ -336,6 +336,13 @@ def test_severity_follows_what_is_at_stake() -> None:
     assert found(minor, "versions")[0].severity is Severity.INFO
 
 
+def test_a_node_that_said_goodbye_is_not_said_to_be_silent() -> None:
+    left = fleet_of([node()], NOW - 60)
+    left = fleet_of([node(seq=2, leaving=True)], NOW - 18, left)
+    assert found(snapshot(fleet=left), "node-offline")[0].text.startswith("left 18 s ago")
+    assert found(gone(), "node-offline")[0].text.startswith("no report for")
+
+
 def test_what_flickers_is_told_once() -> None:
     check = "engine-unreachable"
     down = look(snapshot(node(engines=[engine([model()], error="refused")])))

@@ -221,6 +221,7 @@ def _reported(fleet: Fleet, event: NodeReported, now_s: float) -> Fleet:
         vitals=_said(report.vitals, known.vitals if known else None, Vitals()),
         engines=_said(report.engines, known.engines if known else None, ()),
         clock_skew_s=_skew_s(event, known),
+        has_left=report.leaving,
     )
     nodes = {**fleet.nodes, node.node_id: node}
     if known is not None and _serves_the_same(known, node):

@@ -238,6 +238,7 @@ class Node(msgspec.Struct, frozen=True):
     vitals: Vitals = Vitals()
     engines: tuple[EngineReport, ...] = ()
     clock_skew_s: float = 0.0  # how far its clock is ahead of the router's
+    has_left: bool = False  # its last report said goodbye
 
     @property
     def has_agent(self) -> bool:

@@ -44,7 +44,10 @@ def node_state(snapshot: Snapshot) -> Iterator[Seen]:
             gone = _only_there(snapshot, node)
             lost = f"; nobody else has {listed(gone)}" if gone else ""
             severity = Severity.CRITICAL if gone else Severity.WARNING
-            text = f"no report for {seconds(silent_s)}{lost}"
+            silence = f"no report for {seconds(silent_s)}"
+            if node.has_left:
+                silence = f"left {seconds(silent_s)} ago: its agent was stopped"
+            text = f"{silence}{lost}"
             advice = "" if node.has_agent else _START_ENGINE
             yield Seen(severity, key, name, text, advice, node_id=key)
         elif node.status is NodeStatus.LATE:
