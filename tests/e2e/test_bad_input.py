@@ -130,7 +130,9 @@ def test_malformed_bodies_are_400(pair: Pair, body: bytes, text: str) -> None:
     assert text in answer.json()["error"]
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b'{"model": "tiny"}'), b"not gzip at all"])
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(b'{"model": "tiny"}'), b"not gzip at all"], ids=["packed", "broken"]
+)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/show", "/fleet/pins"])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_gzip_is_not_unpacked(pair: Pair, path: str, packed: bytes, *, chunked: bool) -> None:
