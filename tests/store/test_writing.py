@@ -145,12 +145,13 @@ def test_a_file_that_was_deleted_is_made_anew(
     wait_until(lambda: store.health().written == 1)
     for file in tmp_path.iterdir():
         file.unlink()
-    put_many(store, 1)  # goes to the deleted file; then it is noticed
+    # SQLite writes it to the deleted file, or has noticed already and it is had from the new one.
+    put_many(store, 1)
     wait_until(lambda: store.health().written == 2)
     wait_until((tmp_path / FILE_NAME).exists)
     ids = put_many(store, 3)
     assert store.close(timeout_s=60)
-    assert ids_in(tmp_path) == ids
+    assert ids_in(tmp_path)[-3:] == ids
 
 
 CRASHING = """
