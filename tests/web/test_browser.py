@@ -161,6 +161,17 @@ def test_hostile_names_do_nothing(tmp_path: Path) -> None:
     assert status == 0, said
 
 
+def test_what_is_reported_twice_breaks_no_page(tmp_path: Path) -> None:
+    """An engine may run one model twice, and an agent may say anything twice."""
+    twice = ["qwen3:8b", "qwen3:8b", "Qwen3:8B"]
+    studio = Machine("studio", "Apple M4", "darwin", 64, twice, twice)
+    studio.extra = {"vitals": {"doing": ["draw: step 3 of 20"] * 2}}
+    with Herd(tmp_path).ready() as herd, fleet(herd, [studio], engines=1):
+        assert chat(herd, "qwen3:8b") == 200
+        status, said = browser.run("twice", url(herd))
+    assert status == 0, said
+
+
 def test_a_frozen_router_is_not_shown_as_live(tmp_path: Path) -> None:
     with Herd(tmp_path).ready() as herd, fleet(herd):
         answers = {

@@ -387,6 +387,21 @@ async function reconnect(context, url, say) {
 }
 
 /** A frozen router keeps its connections open: the page must not show old numbers as live ones. */
+async function twice(context, url) {
+  const page = await open(context, url);
+  const card = page.locator('article:has-text("studio")');
+  await card.waitFor();
+  assert.equal(await card.getByText("draw: step 3 of 20").count(), 2);
+  await page.getByText("Table", { exact: true }).click();
+  await page.locator("tbody tr").waitFor();
+  await page.goto(`${url}/dashboard#/models`);
+  await page.locator("tbody tr button").click();
+  await page.waitForSelector("tr.inner");
+  await page.goto(`${url}/dashboard#/requests`);
+  await page.locator("tr[data-row]").click();
+  await page.waitForSelector("section[aria-label=Request] h2");
+}
+
 async function frozen(context, url, say) {
   const page = await open(context, url);
   await page.waitForSelector('article:has-text("studio")');
@@ -460,4 +475,5 @@ export const scenarios = {
   large,
   reconnect,
   frozen,
+  twice,
 };

@@ -5,8 +5,9 @@ import { after, begun, failed, sum, TextLines } from "../src/lib/pull";
 import { stateOf } from "../src/lib/live";
 import { readRoute, writeRoute } from "../src/lib/route";
 import { reach, terms, tries } from "../src/lib/signals";
+import { joined } from "../src/lib/traces";
 import { isolated, series, sums } from "../src/lib/trends";
-import type { TraceView } from "../src/lib/types";
+import type { TraceRow, TraceView } from "../src/lib/types";
 import { lanes, marks } from "../src/lib/waterfall";
 
 describe("progress of a pull", () => {
@@ -125,7 +126,10 @@ describe("models", () => {
       "node:a": node("a"),
       "node:b": node("b"),
       "engines:a": engine(
-        [{ name: "qwen3:8b", digest: "1" }],
+        [
+          { name: "qwen3:8b", digest: "1" },
+          { name: "Qwen3:8B", digest: "1" }, // told twice
+        ],
         [{ name: "qwen3:8b", size_bytes: 5 }],
       ),
       "engines:b": engine([{ name: "Qwen3:8b", digest: "2" }, { name: "llama3" }]),
@@ -163,6 +167,14 @@ describe("models", () => {
       },
     });
     expect(runningOn(state.nodes[0]!, loads(state))).toMatchObject([{ name: "m:1", loaded: null }]);
+  });
+});
+
+describe("traces", () => {
+  it("are listed once, in the order they came in", () => {
+    const rows = (...ids: string[]) => ids.map((request_id) => ({ request_id }) as TraceRow);
+    const found = joined(rows("d", "c", "c"), rows("c", "b", "a", "a"));
+    expect(found.map((row) => row.request_id)).toEqual(["d", "c", "b", "a"]);
   });
 });
 

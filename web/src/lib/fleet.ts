@@ -43,8 +43,11 @@ export function modelRows(state: State): ModelRow[] {
   for (const node of state.nodes) {
     for (const engine of node.engines) {
       const loaded = new Map(engine.loaded.map((one) => [tagged(one.name), one]));
+      const listed = new Set<string>(); // an engine may name one model twice
       for (const model of engine.models) {
         const name = tagged(model.name);
+        if (listed.has(name)) continue;
+        listed.add(name);
         let row = rows.get(name);
         if (!row) {
           row = {
