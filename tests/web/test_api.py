@@ -176,6 +176,14 @@ def test_without_traces_it_says_so(tmp_path: Path) -> None:
         answer = herd.call("GET", "/dashboard/api/traces")
         assert answer.status == 503
         assert "HERD_TRACES" in answer.json()["error"]
+        chat = {"model": "unknown", "messages": []}
+        assert herd.call("POST", "/api/chat", chat).status == 404
+        events = Events(herd.port)
+        first = events.next()
+        events.close()
+        assert first is not None
+        assert first[1]["set"]["traces"] is None
+        assert first[1]["set"]["totals"]["requests"] == 1  # counted all the same
 
 
 @pytest.mark.parametrize("path", ["/dashboard", "/dashboard/api/fleet", "/dashboard/assets/x.js"])

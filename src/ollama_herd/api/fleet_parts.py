@@ -123,12 +123,15 @@ class QueuePart(msgspec.Struct, frozen=True):
 
 
 class TotalsPart(msgspec.Struct, frozen=True):
-    """The line above everything. `models` counts names that can be asked for now."""
+    """The line above everything. `models` counts names that can be asked for now, `requests` those
+    that have ended since the router was started, traced or not.
+    """
 
     version: str
     nodes: int
     nodes_usable: int
     models: int
+    requests: int
 
 
 class HealthPart(msgspec.Struct, frozen=True):
@@ -151,12 +154,13 @@ def usable_nodes(fleet: Fleet) -> int:
     )
 
 
-def totals_part(fleet: Fleet, version: str) -> TotalsPart:
+def totals_part(fleet: Fleet, version: str, requests: int) -> TotalsPart:
     return TotalsPart(
         version=version,
         nodes=len(fleet.nodes),
         nodes_usable=usable_nodes(fleet),
         models=len(fleet.replicas),
+        requests=requests,
     )
 
 

@@ -95,7 +95,13 @@ def control_app(  # noqa: PLR0913 - a part of the router each
     )
     records = StoreRecords(traces, lambda: registry.fleet)
     feed = Feed(
-        LiveParts(lambda: registry.fleet, dispatcher.queue, records.health, lambda: watch.health)
+        LiveParts(
+            fleet=lambda: registry.fleet,
+            queue=dispatcher.queue,
+            traces=lambda: None if traces() is None else records.health(),
+            health=lambda: watch.health,
+            requests=lambda: watch.ended,
+        )
     )
     add("GET", "/metrics", _Metrics(registry, dispatcher, watch, traces, feed).answer)
     dashboard.add(

@@ -181,12 +181,16 @@ class LiveParts:
         queue: Callable[[], QueueView],
         traces: Callable[[], object],
         health: Callable[[], Health],
+        requests: Callable[[], int],
     ) -> None:
-        """`traces` is how the trace store does, as a value that msgspec can encode."""
+        """`traces` is how the trace store does, as a value that msgspec can encode, None without
+        one; `requests` how many have ended since the start.
+        """
         self._fleet = fleet
         self._queue = queue
         self._traces = traces
         self._health = health
+        self._requests = requests
         self._engines: dict[str, tuple[tuple[EngineReport, ...], str, bytes]] = {}
         self._wall_offset_s = now_s() - monotonic_s()
 
@@ -197,7 +201,7 @@ class LiveParts:
         if abs(wall_s - monotonic_s() - self._wall_offset_s) > 1.0:  # the clock was set
             self._wall_offset_s = wall_s - monotonic_s()
         parts = {
-            "totals": encode(totals_part(fleet, __version__)),
+            "totals": encode(totals_part(fleet, __version__, self._requests())),
             "queue": encode(queue_part(self._queue(), wall_s)),
             "traces": encode(self._traces()),
             "health": encode(health_part(self._health())),

@@ -85,6 +85,7 @@ class Watch:
         self._stuck = stuck
         self._export = export
         self._ended: deque[Trace] = deque(maxlen=MAX_ENDED)
+        self._counted = 0
         self._tally = Tally()
         self._loads = LoadLog()
         self._counting = threading.Lock()
@@ -104,6 +105,11 @@ class Watch:
                 self._count_ended()
             finally:
                 self._counting.release()
+
+    @property
+    def ended(self) -> int:
+        """Requests that have ended since the start."""
+        return self._counted + len(self._ended)
 
     @property
     def health(self) -> Health:
@@ -156,6 +162,7 @@ class Watch:
     def _count_ended(self) -> None:
         ended, export = self._ended, self._export
         traces = [ended.popleft() for _ in range(len(ended))]
+        self._counted += len(traces)
         self._tally.add(traces, monotonic_s())
         if export is not None:
             for trace in traces:

@@ -46,7 +46,13 @@ export interface State {
 }
 
 const NO_QUEUE: QueuePart = { in_flight: 0, waiting: 0, replicas: [], requests: [] };
-const NO_TOTALS: TotalsPart = { version: "", nodes: 0, nodes_usable: 0, models: 0 };
+const NO_TOTALS: TotalsPart = {
+  version: "",
+  nodes: 0,
+  nodes_usable: 0,
+  models: 0,
+  requests: 0,
+};
 const RANK: Record<string, number> = { online: 0, late: 0, restored: 0, offline: 1 };
 
 /** Parts put together; nodes by name, those that are offline behind the others. */

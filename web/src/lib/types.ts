@@ -106,6 +106,7 @@ export interface TotalsPart {
   nodes: number;
   nodes_usable: number;
   models: number;
+  requests: number;
 }
 
 export interface TracesPart {
