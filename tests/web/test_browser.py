@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ollama_herd.core.access import ApiKey, Scope
@@ -122,15 +123,20 @@ def test_settings_change_while_it_runs(tmp_path: Path) -> None:
 def test_the_dashboard_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key_id, key, key_hash = new_key()
     home = tmp_path / "router-home"
-    database = Database(home)
     entry = ApiKey(key_id=key_id, name="me", key_hash=key_hash, scope=Scope.MANAGE)
-    AccessStore(database, home).put(key_id, entry)
-    database.close()
+
+    def put(entry: ApiKey) -> None:
+        database = Database(home)
+        AccessStore(database, home).put(key_id, entry)
+        database.close()
+
+    put(entry)
     (tmp_path / "key").write_text(key)
     monkeypatch.setenv("HERD_TEST_KEY_FILE", str(tmp_path / "key"))
     with Herd(tmp_path) as herd:
         herd.wait_status_code(401)
-        status, said = browser.run("login", url(herd), {"in": lambda: None})
+        revoked = msgspec.structs.replace(entry, revoked_s=1.0)
+        status, said = browser.run("login", url(herd), {"revoke": lambda: put(revoked)})
     assert status == 0, said
 
 

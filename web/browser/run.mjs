@@ -5,6 +5,7 @@ import { scenarios } from "./scenarios.mjs";
 
 const [, , name, url] = process.argv;
 const EXPECTED = {
+  login: /401 \(Unauthorized\)/,
   models: /\((4|5)\d\d /,
   reconnect: /Failed to load resource|ERR_/,
   requests: /400 \(Bad Request\)/,

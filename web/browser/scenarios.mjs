@@ -429,7 +429,18 @@ async function login(context, url, say) {
   assert.equal(await page.evaluate(() => document.cookie), "");
   const [cookie] = await context.cookies();
   assert.ok(cookie.httpOnly && cookie.sameSite === "Strict");
-  say("in");
+  await page.getByRole("button", { name: "Log out" }).click();
+  await page.waitForURL("**/dashboard/login");
+  assert.deepEqual(await context.cookies(), []);
+
+  const again = await context.newPage(); // nobody is logged in in another tab either
+  await again.goto(`${url}/dashboard#/health`);
+  await again.waitForURL("**/dashboard/login**");
+  await again.fill("#key", key.trim());
+  await again.click("button");
+  await again.waitForSelector("text=live");
+  say("revoke"); // what is open shows nothing more, and says why
+  await again.waitForURL("**/dashboard/login");
 }
 
 async function joining(context, url, say) {

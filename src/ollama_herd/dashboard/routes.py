@@ -20,7 +20,7 @@ from ollama_herd.dashboard.answers import (
     parameters,
 )
 from ollama_herd.dashboard.assets import INDEX, LOGIN_PAGE, NOT_BUILT, SECURITY_HEADERS, Asset, load
-from ollama_herd.dashboard.login import LOGIN, Login
+from ollama_herd.dashboard.login import LOGIN, Door, Login
 from ollama_herd.dashboard.queries import (
     BadField,
     ExportQuery,
@@ -87,7 +87,7 @@ def add(
     login: Login,
 ) -> None:
     """Add all routes to the control plane. `fleet` is `/fleet/status` as JSON."""
-    pages, data = _Pages(), _Data(fleet, feed, records, health)
+    pages, data = _Pages(), _Data(fleet, feed, records, health, login.door)
     for path, handler in (
         ("/dashboard", pages.index),
         (LOGIN, pages.login),
@@ -100,6 +100,7 @@ def add(
         ("/dashboard/api/health", data.health),
         ("/dashboard/api/health/changes", data.health_changes),
         ("/dashboard/events", data.events),
+        ("/dashboard/api/session", login.session),
     ):
         app.router.add_route("GET", path, handler)
     app.router.add_route("POST", LOGIN, login.enter)
@@ -147,12 +148,18 @@ class _Data:
     """JSON and the stream of changes."""
 
     def __init__(
-        self, fleet: Callable[[], bytes], feed: Feed, records: Records, health: HealthRecords
+        self,
+        fleet: Callable[[], bytes],
+        feed: Feed,
+        records: Records,
+        health: HealthRecords,
+        door: Door,
     ) -> None:
         self._fleet = fleet
         self._feed = feed
         self._records = records
         self._health = health
+        self._door = door
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
     async def fleet(self, _request: web.Request) -> web.Response:
@@ -242,7 +249,7 @@ class _Data:
             return error_answer(503, "traces_unavailable", str(unavailable))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: the whole state, then what changes."""
+        """Server-sent events: the whole state, then what changes, while the key is good."""
         subscription = self._feed.try_subscribe()
         if subscription is None:
             reason = "too many dashboards are open; close one, or ask again later"
@@ -253,6 +260,8 @@ class _Data:
             response.content_type = "text/event-stream"
             await response.prepare(request)
             while (event := await subscription.next()) is not None:
+                if not self._door.lets_in(request):
+                    break
                 await response.write(event)
         except ConnectionResetError:  # the browser left while an event was under way
             pass

@@ -25,7 +25,14 @@ from ollama_herd.router.admission import ReportRefused, claim_of
 from ollama_herd.router.dispatcher import Dispatcher
 from ollama_herd.router.explain import BadQuestion, asked
 from ollama_herd.router.feed import Feed, LiveParts
-from ollama_herd.router.front import error_response, front, may_list, no_server_name, plain_errors
+from ollama_herd.router.front import (
+    DashboardDoor,
+    error_response,
+    front,
+    may_list,
+    no_server_name,
+    plain_errors,
+)
 from ollama_herd.router.gate import Gate, plain_address
 from ollama_herd.router.keeping import Keeping
 from ollama_herd.router.keys import SESSION_S
@@ -94,15 +101,7 @@ def control_app(  # noqa: PLR0913 - a part of the router each
         ),
     )
     records = StoreRecords(traces, lambda: registry.fleet)
-    feed = Feed(
-        LiveParts(
-            fleet=lambda: registry.fleet,
-            queue=dispatcher.queue,
-            traces=lambda: None if traces() is None else records.health(),
-            health=lambda: watch.health,
-            requests=lambda: watch.ended,
-        )
-    )
+    feed = Feed(LiveParts(lambda: registry.fleet, dispatcher.queue, records.health, watch))
     add("GET", "/metrics", _Metrics(registry, dispatcher, watch, traces, feed).answer)
     dashboard.add(
         app,
@@ -110,7 +109,7 @@ def control_app(  # noqa: PLR0913 - a part of the router each
         feed=feed,
         records=records,
         health=HealthRecords(watch),
-        login=Login(parts.keys.log_in, SESSION_S),
+        login=Login(DashboardDoor(parts.keys), SESSION_S),
     )
     add_openapi(app)
     return app

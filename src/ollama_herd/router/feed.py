@@ -8,6 +8,7 @@ slowly loses the oldest: everything kept for it is dropped and it starts anew wi
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -172,6 +173,15 @@ def _event(kind: bytes, content: _Delta) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind, msgspec.json.encode(content))
 
 
+class Watched(Protocol):
+    """What `watch.Watch` tells of the herd: how all is, and how many requests have ended."""
+
+    @property
+    def health(self) -> Health: ...
+    @property
+    def ended(self) -> int: ...
+
+
 class LiveParts:
     """The parts of a running router; the lists of models are encoded only when they changed."""
 
@@ -180,17 +190,15 @@ class LiveParts:
         fleet: Callable[[], Fleet],
         queue: Callable[[], QueueView],
         traces: Callable[[], object],
-        health: Callable[[], Health],
-        requests: Callable[[], int],
+        watch: Watched,
     ) -> None:
         """`traces` is how the trace store does, as a value that msgspec can encode, None without
-        one; `requests` how many have ended since the start.
+        one.
         """
         self._fleet = fleet
         self._queue = queue
         self._traces = traces
-        self._health = health
-        self._requests = requests
+        self._watch = watch
         self._engines: dict[str, tuple[tuple[EngineReport, ...], str, bytes]] = {}
         self._wall_offset_s = now_s() - monotonic_s()
 
@@ -201,10 +209,10 @@ class LiveParts:
         if abs(wall_s - monotonic_s() - self._wall_offset_s) > 1.0:  # the clock was set
             self._wall_offset_s = wall_s - monotonic_s()
         parts = {
-            "totals": encode(totals_part(fleet, __version__, self._requests())),
+            "totals": encode(totals_part(fleet, __version__, self._watch.ended)),
             "queue": encode(queue_part(self._queue(), wall_s)),
             "traces": encode(self._traces()),
-            "health": encode(health_part(self._health())),
+            "health": encode(health_part(self._watch.health)),
         }
         for node_id, node in fleet.nodes.items():
             parts[f"node:{node_id}"] = encode(node_part(node, self._wall_offset_s))

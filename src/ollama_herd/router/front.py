@@ -36,12 +36,30 @@ _OUR_PATHS = ("/fleet", "/dashboard")
 """Below these nothing is Ollama's, so no page but our own has a reason to change anything."""
 
 
+class DashboardDoor:
+    """Who may look at the dashboard, as `dashboard.login.Door` wants to know it."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    def log_in(self, key: str) -> str | None:
+        return self._keys.log_in(key)
+
+    def name(self, request: web.Request) -> str:
+        key = request.get(API_KEY)
+        return "" if key is None else key.name
+
+    def lets_in(self, request: web.Request) -> bool:
+        keys = self._keys
+        return not keys.are_needed or _lacking(keys, _lower(request), request) is None
+
+
 def front(gate: Gate, keys: KeyRing) -> Middleware:
     """Who may come in, preflights and unclean paths, before any route is looked at."""
 
     @web.middleware
     async def come_in(request: web.Request, handler: Handler) -> web.StreamResponse:
-        headers = [(name.lower(), value) for name, value in request.raw_headers]
+        headers = _lower(request)
         allowed = gate(headers, request.remote or "")
         if not isinstance(allowed, ApiError) and _is_foreign_change(gate, request):
             allowed = FOREIGN_ORIGIN
@@ -67,6 +85,10 @@ def front(gate: Gate, keys: KeyRing) -> Middleware:
         return response
 
     return come_in
+
+
+def _lower(request: web.Request) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in request.raw_headers]
 
 
 def _refuse_packed(request: web.Request) -> None:

@@ -32,10 +32,6 @@ SWITCHED_OFF = (
     "(without any text) what becomes of each request"
 )
 
-NOTHING_KEPT = TraceHealth(
-    written=0, dropped=0, pending=0, last_error=SWITCHED_OFF, last_error_s=0.0, file_bytes=0
-)
-
 
 class TraceRow(msgspec.Struct, frozen=True):
     """A request in a list; names and units as in StoredTrace."""
@@ -152,14 +148,18 @@ class StoreRecords:
         self._fleet = fleet
         self._fresh = FreshAnswers()
 
-    def health(self) -> TraceHealth:
-        """How the store does; safe on the event loop."""
+    def health(self) -> TraceHealth | None:
+        """How the store does, None when no traces are kept; safe on the event loop."""
         store = self._traces()
-        return NOTHING_KEPT if store is None else store.health()
+        return None if store is None else store.health()
+
+    def _written(self) -> int:
+        health = self.health()
+        return 0 if health is None else health.written
 
     def page(self, query: TraceQuery) -> bytes:
         """Requests, newest first. Raises RecordsUnavailable and BadField."""
-        return self._fresh.get((query, self.health().written), lambda: self._page(query))
+        return self._fresh.get((query, self._written()), lambda: self._page(query))
 
     def _page(self, query: TraceQuery) -> bytes:
         found = self._found(query)
@@ -213,7 +213,7 @@ class StoreRecords:
 
     def trend(self, query: TrendQuery) -> bytes:
         """Counts and times by bucket. Raises RecordsUnavailable."""
-        return self._fresh.get((query, self.health().written), lambda: self._trend(query))
+        return self._fresh.get((query, self._written()), lambda: self._trend(query))
 
     def _trend(self, query: TrendQuery) -> bytes:
         try:

@@ -37,7 +37,9 @@ export async function tell<T>(method: string, path: string, body?: unknown): Pro
   return (text ? JSON.parse(text) : {}) as T;
 }
 
+/** What a refusal says. Where the reader has to log in (again), the page goes there. */
 export async function failure(response: Response): Promise<ApiError> {
+  if (response.status === 401) location.assign("/dashboard/login");
   const text = await response.text();
   try {
     const body = JSON.parse(text) as { error?: unknown; field?: string };

@@ -1,4 +1,5 @@
 // Follows the herd by server-sent events and holds the only live state of the page.
+import { ask } from "./api";
 import { applyDelta, fromSnapshot, NOTHING, stateOf, type Delta, type Live } from "./live";
 
 export type Link = "connecting" | "live" | "lost";
@@ -11,6 +12,7 @@ class Herd {
   link = $state<Link>("connecting");
   now_s = $state(Date.now() / 1000);
   heard_ms = $state(0); // on the browser's clock
+  key = $state(""); // whose key the reader is logged in with; "" where none is needed
   state = $derived(stateOf(this.#live.parts));
   known = $derived(this.#live.seq >= 0);
   names = $derived(new Map(this.state.nodes.map((node) => [node.node_id, node.name])));
@@ -23,6 +25,7 @@ class Herd {
 
   start(): void {
     this.#open();
+    void this.#knock();
     setInterval(() => {
       this.now_s = Date.now() / 1000 + this.#offset_s;
       this.#doubt();
@@ -74,7 +77,17 @@ class Herd {
       this.link = "lost";
       const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)];
       this.#timer = window.setTimeout(() => this.#open(), wait);
+      void this.#knock();
     };
+  }
+
+  /** A session that has ended looks like a lost connection to an EventSource; `ask` tells. */
+  async #knock(): Promise<void> {
+    try {
+      this.key = (await ask<{ key: string }>("/dashboard/api/session")).key;
+    } catch {
+      // The herd does not answer, and the link says so; or the login page is on its way.
+    }
   }
 
   #heard(delta: Delta): void {
