@@ -1,11 +1,16 @@
 """Shared by all tests: when one fails, the logs of the processes it used are shown."""
 
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from tests.e2e.processes import LOGGING
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs like this, and all processes of the tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
