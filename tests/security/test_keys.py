@@ -301,6 +301,18 @@ def test_traces_name_the_key(locked: Locked) -> None:
     wait_until(is_named, 10, "the trace")
 
 
+def test_traces_tell_what_a_key_was_not_good_for(locked: Locked) -> None:
+    asked = {**CHAT, "model": "other:1b"}
+    assert locked.call("POST", "/api/chat", locked.keys["tiny-only"], asked).status == 403
+
+    def is_told() -> bool:
+        path = "/dashboard/api/traces?key=tiny-only&model=other:1b&status=client_error"
+        page = locked.call("GET", path, locked.keys["admin"])
+        return bool(page.status == 200 and page.json()["traces"])
+
+    wait_until(is_told, 10, "the trace")
+
+
 # --- the dashboard -----------------------------------------------------------------------------
 
 

@@ -62,14 +62,13 @@ async def serve(
         parsed = _admitted(exchange, body)
         if parsed is None:
             return
-        journal.tags += parsed.tags
-        journal.request = _request(exchange, parsed)
-        if parsed.is_unload and await _unload(exchange, parsed, journal.request.model_key):
+        request = _take(exchange, parsed)
+        if parsed.is_unload and await _unload(exchange, parsed, request.model_key):
             return
         if parsed.fallback_models:
-            await _answer_or_fall_back(exchange, parsed, journal.request)
+            await _answer_or_fall_back(exchange, parsed, request)
         else:
-            await _answer(exchange, parsed, journal.request)
+            await _answer(exchange, parsed, request)
     except Refused as refusal:
         journal.refused(refusal)
         exchange.refuse(refused(refusal.refusal, journal.model, endpoint))
@@ -91,6 +90,14 @@ async def serve(
     finally:
         _let_go(exchange)
         parts.put_trace(journal.trace(endpoint, head.client))
+
+
+def _take(exchange: Exchange, parsed: ParsedBody) -> InferenceRequest:
+    """The request as its trace will have it."""
+    journal = exchange.journal
+    journal.tags += parsed.tags
+    journal.request = request = _request(exchange, parsed)
+    return request
 
 
 def _let_go(exchange: Exchange) -> None:
@@ -126,6 +133,7 @@ def _admitted(exchange: Exchange, body: bytes | ParsedBody | ApiError) -> Parsed
         exchange.journal.key_name = caller.key.name
         ticket = caller.begin(parsed)
         if isinstance(ticket, ApiError):
+            _take(exchange, parsed)  # its trace tells what the key was not good for
             exchange.refuse(ticket)
             return None
         exchange.ticket = ticket
