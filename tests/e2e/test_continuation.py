@@ -54,15 +54,18 @@ class Pair:
         return lambda: sum(e.counters.received for e in self.of(name))
 
     @contextlib.contextmanager
-    def only_one_breaks(self, name: str, fault: Fault, after_tokens: int = 4) -> Iterator[None]:
-        """The engine that is preferred now breaks whatever it is asked."""
+    def only_one_breaks(
+        self, name: str, fault: Fault, after_tokens: int = 4
+    ) -> Iterator[FakeOllama]:
+        """The engine that is preferred now breaks whatever it is asked; yields the other one."""
         answer = self.ask("/v1/chat/completions", {**CHAT, "model": name})
         node = answer.header("x-herd-node")
         (bad,) = (
             e for key, e in self.engines.items() if e in self.of(name) and key.endswith(f" {node}")
         )
+        (good,) = (e for e in self.of(name) if e is not bad)
         bad.fail_next(fault, times=-1, after_tokens=after_tokens)
-        yield
+        yield good
         bad.heal()
 
 
@@ -252,11 +255,11 @@ def test_leaving_while_two_nodes_are_asked(pair: Pair) -> None:
 
 
 def test_leaving_while_it_is_retried(pair: Pair) -> None:
-    with pair.only_one_breaks("tiny", Fault.ERROR_500):
+    with pair.only_one_breaks("tiny", Fault.ERROR_500) as other:
         for engine in pair.of("tiny"):
             engine.settings.prefill_ms = 60_000
         client = open_request(pair, "tiny")
-        wait_until(lambda: any(e.counters.in_flight for e in pair.of("tiny")), 5, "the second try")
+        wait_until(lambda: other.counters.in_flight == 1, 5, "the second try")
         leave(pair, client, "tiny")
 
 
