@@ -303,6 +303,13 @@ async function phone(context, url) {
     await page.waitForTimeout(300);
     await fits(page, name);
   }
+  await page.goto(`${url}/dashboard#/requests`);
+  await page.getByRole("button", { name: "More filters" }).click();
+  await page.getByLabel("Error").fill("unknown_model");
+  await page.getByLabel("Error").press("Enter");
+  await page.waitForSelector("tr[data-row]:has-text('404')");
+  assert.equal(await page.locator("tr[data-row]").count(), 1);
+  await fits(page, "requests with all filters");
 }
 
 /** Every page in both themes, wide and narrow, as axe (WCAG 2.2 AA and more) reads it. */
