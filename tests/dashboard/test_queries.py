@@ -70,6 +70,8 @@ def test_everything_asked_for() -> None:
         ("limit", "²"),
         ("limit", str(LARGEST_LIMIT + 1)),
         ("status", "sad"),
+        ("status", "4040"),
+        ("status", "٤٠٤"),
         ("model", "x" * 10_000),
         ("colour", "red"),
     ],

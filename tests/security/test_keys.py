@@ -306,7 +306,7 @@ def test_traces_tell_what_a_key_was_not_good_for(locked: Locked) -> None:
     assert locked.call("POST", "/api/chat", locked.keys["tiny-only"], asked).status == 403
 
     def is_told() -> bool:
-        path = "/dashboard/api/traces?key=tiny-only&model=other:1b&status=client_error"
+        path = "/dashboard/api/traces?key=tiny-only&model=other:1b&status=403"
         page = locked.call("GET", path, locked.keys["admin"])
         return bool(page.status == 200 and page.json()["traces"])
 

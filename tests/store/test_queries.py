@@ -76,8 +76,10 @@ def matches(trace: Trace, wanted: TraceFilter) -> bool:
     return all(checks)
 
 
-def is_of(trace: Trace, wanted: StatusClass) -> bool:
+def is_of(trace: Trace, wanted: StatusClass | int) -> bool:
     match wanted:
+        case int():
+            return trace.status == wanted
         case StatusClass.OK:
             return trace.status < 400 and not trace.error
         case StatusClass.CLIENT_ERROR:
@@ -99,7 +101,7 @@ filters = st.builds(
     node_id=st.sampled_from(("", *NODES, "node-z")),
     client=st.sampled_from(("", *CLIENTS)),
     key_name=st.sampled_from(KEYS),
-    status=st.none() | st.sampled_from(StatusClass),
+    status=st.none() | st.sampled_from(StatusClass) | st.sampled_from((*STATUSES, 418)),
     tag=st.sampled_from(("", "nightly", "night", "a b", "%")),
     error=st.sampled_from(("", "engine", "ENGINE", "_", "%", "timeout", "zzz")),
 )

@@ -17,7 +17,7 @@ from ollama_herd.cli.client import JsonOption, Refused, Router, RouterOption
 from ollama_herd.cli.ended import HEADINGS, Ended, EndedPage, cells
 from ollama_herd.cli.process import fail
 from ollama_herd.clock import now_s
-from ollama_herd.dashboard.queries import STATUSES, BadField, time_of
+from ollama_herd.dashboard.queries import STATUS_CHOICES, BadField, is_status, time_of
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _EXPORT_TIMEOUT_S = 120.0
@@ -57,7 +57,7 @@ def traces(  # noqa: PLR0913 - one parameter an option
     key: Annotated[str, typer.Option(metavar="NAME", help="name of the API key")] = "",
     status: Annotated[
         str,
-        typer.Option(metavar="STATUS", help=f"{', '.join(STATUSES[:-1])} or {STATUSES[-1]}"),
+        typer.Option(metavar="STATUS", help=STATUS_CHOICES),
     ] = "",
     tag: Annotated[str, typer.Option(metavar="TAG", help="one of its tags")] = "",
     error: Annotated[str, typer.Option(metavar="TEXT", help="part of the error code")] = "",
@@ -103,9 +103,10 @@ def traces(  # noqa: PLR0913 - one parameter an option
 
 
 def _status(given: str) -> str:
-    if given and given not in STATUSES:
-        shown = show.clean(given, 40)
-        fail(f"--status = '{shown}' is none: choose one of {', '.join(STATUSES)}", code=2)
+    if given and not is_status(given):
+        fail(
+            f"--status = '{show.clean(given, 40)}' is none: choose one of {STATUS_CHOICES}", code=2
+        )
     return given
 
 

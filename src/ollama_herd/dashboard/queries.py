@@ -10,6 +10,10 @@ import msgspec
 from ollama_herd.core.names import canonical_name
 
 STATUSES = ("ok", "client_error", "server_error", "cancelled", "failed")
+STATUS_CHOICES = f"{', '.join(STATUSES)}, or a status such as 404"
+
+_STATUS = re.compile("[1-5][0-9][0-9]")
+
 
 STEPS = {"minute": 60, "hour": 3600}
 
@@ -83,12 +87,17 @@ _TRACE_FIELDS = frozenset(
 _TREND_FIELDS = frozenset({"from", "until", "step", "model", "node"})
 
 
+def is_status(text: str) -> bool:
+    """Whether traces can be filtered by it."""
+    return text in STATUSES or _STATUS.fullmatch(text) is not None
+
+
 def trace_query(given: Mapping[str, str]) -> TraceQuery:
     """Raises BadField, for an unknown parameter too."""
     _known(given, _TRACE_FIELDS)
     status = given.get("status", "")
-    if status and status not in STATUSES:
-        raise BadField("status", f"one of {', '.join(STATUSES)}, not {_quoted(status)}")
+    if status and not is_status(status):
+        raise BadField("status", f"one of {STATUS_CHOICES}, not {_quoted(status)}")
     from_s, until_s = time_of(given, "from"), time_of(given, "until")
     _in_order(from_s, until_s)
     return TraceQuery(

@@ -176,7 +176,7 @@ class StoreRecords:
             node_id=self._node_id(query.node),
             client=query.client,
             key_name=query.key_name,
-            status=StatusClass(query.status) if query.status else None,
+            status=_status(query.status),
             tag=query.tag,
             error=query.error,
         )
@@ -264,6 +264,12 @@ class HealthRecords:
             return msgspec.json.encode(ChangesAnswer(self._watch.changes(limit)))
         except StoreError as error:
             raise RecordsUnavailable(str(error)) from error
+
+
+def _status(asked: str) -> StatusClass | int | None:
+    if asked.isdecimal():
+        return int(asked)
+    return StatusClass(asked) if asked else None
 
 
 def _row(trace: StoredTrace) -> TraceRow:

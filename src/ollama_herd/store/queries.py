@@ -54,7 +54,7 @@ class TraceFilter(msgspec.Struct, frozen=True):
     node_id: str = ""
     client: str = ""
     key_name: str = ""
-    status: StatusClass | None = None
+    status: StatusClass | int | None = None  # a number as the client got it
     tag: str = ""
     error: str = ""  # part of the error code, in any case
 
@@ -139,9 +139,11 @@ def _add_texts(
     return True
 
 
-def _status_is(wanted: StatusClass) -> ColumnElement[bool]:
+def _status_is(wanted: StatusClass | int) -> ColumnElement[bool]:
     status = traces.c.status
     match wanted:
+        case int():
+            return status == wanted
         case StatusClass.OK:
             return and_(status < 400, traces.c.error_label == 0)
         case StatusClass.CLIENT_ERROR:
