@@ -1,158 +1,151 @@
 """What seeing everything costs a request: traces, counting and an open dashboard.
 
-    python bench/bench_seeing.py [--rate 2000] [--seconds 4] [--rounds 5]
+    python bench/bench_seeing.py [--rounds 15] [--seconds 2] [--plain]
 
-A real router in this process gets the traces of requests that have ended, at a steady rate and by
-the call that the request path makes. CPU is that of the whole process: event loop, writer thread,
-health, events. What making the traces costs, and an idle router, is measured in the same way and
-taken off. Rounds are interleaved, the median of each is told. The open dashboard is another process
-that follows `/dashboard/events` and lists the newest 60 requests at each change, as the page
-Requests does. Traces have three candidates, one eliminated node and one attempt.
+A real `herd` process on one core under as many small requests as it can take, engines and load on
+the other core, as `make bench` has it; its core is compiled unless `--plain` is given. The same
+process is measured without what it does at the end of a request, with counting, with traces too,
+and with a dashboard that follows `/dashboard/events` and lists the newest 60 requests at each
+change, as the page Requests does. A round has all four, one after the other; CPU is that of all
+threads until what was written is on disk. Costs are medians over the rounds of the difference
+within a round, because a machine's speed changes from minute to minute.
 """
 
 import argparse
-import asyncio
 import gc
 import json
-import socket
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import bench_store
-from ollama_herd import logs
-from ollama_herd.config import RouterSettings
-from ollama_herd.core.trace import Trace
-from ollama_herd.router.app import Herd, running
+import compiled
+import dashboards
+import procs
+from herd import Herd
+from session import Session
+from switched_herd import LEVELS
 
-TICK_S = 0.005
-"""Requests end one by one; 200 wake-ups a second are near enough and cost little."""
+SETTLE_S = 0.5
+"""Until what has waited for the writer is written (`store.thread.GATHER_S`)."""
 
-SETTLE_S = 0.6
-"""Until what was put before is written (`store.thread.GATHER_S`)."""
+ORDER = ("nothing", "counted", "kept", "seen")
 
-
-async def put_at(rate: float, seconds: float, put: Callable[[Trace], None]) -> int:
-    """How many traces were put."""
-    wanted = int(rate * seconds)
-    made = bench_store.traces(wanted, seconds)
-    begin, done = time.perf_counter(), 0
-    while done < wanted:
-        due = min(wanted, int((time.perf_counter() - begin) * rate))
-        for _ in range(due - done):
-            put(next(made))
-        done = due
-        await asyncio.sleep(TICK_S)
-    await asyncio.sleep(SETTLE_S)
-    return done
+_PROGRAM = Path(__file__).parent / "switched_herd.py"
 
 
-async def cost_us(rate: float, seconds: float, put: Callable[[Trace], None]) -> float:
-    """CPU a trace of the whole process."""
-    gc.collect()
-    before = time.process_time()
-    count = await put_at(rate, seconds, put)
-    return (time.process_time() - before) / count * 1e6
+class Measured:
+    """One router and its load; `round` measures every way once."""
+
+    def __init__(self, session: Session, herd: Herd, seconds: int) -> None:
+        self._session = session
+        self._herd = herd
+        self._seconds = seconds
+        self._level = 0
+
+    def round(self) -> dict[str, float]:
+        """CPU (us) a request of each way. Raises RuntimeError for wrong answers."""
+        found = {}
+        for way in ORDER:
+            self._switch_to("kept" if way == "seen" else way)
+            with dashboards.dashboards(self._session, self._herd.port, int(way == "seen")):
+                found[way] = self._cpu_us()
+        return found
+
+    def _switch_to(self, level: str) -> None:
+        while LEVELS[self._level] != level:
+            self._herd.process.send_signal(signal.SIGUSR1)
+            self._level = (self._level + 1) % len(LEVELS)
+            time.sleep(0.05)  # one signal after the other
+
+    def _cpu_us(self) -> float:
+        pids = procs.tree(self._herd.process.pid)
+        before_s = procs.cpu_s(pids)
+        if self._session.wrk:
+            used = self._session.run_wrk(self._herd.fast_port, pids, self._seconds)
+            wrong = used["errors"]
+        else:
+            used = self._session.load(
+                "requests", self._herd.port, pids, connections=32, seconds=self._seconds
+            )
+            wrong = used["problems"]
+        if wrong:
+            raise RuntimeError(f"wrong answers: {wrong}")
+        time.sleep(SETTLE_S)
+        return (procs.cpu_s(pids) - before_s) / used["requests"] * 1e6
 
 
-async def with_dashboard(port: int, measure: Callable[[], Any]) -> float:
-    """`measure` while one dashboard is open."""
-    follower = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, __file__, "--follow", str(port)], stdout=subprocess.PIPE
-    )
-    assert follower.stdout is not None
-    try:
-        first = await asyncio.to_thread(follower.stdout.readline)
-        assert first == b"following\n", first
-        return float(await measure())
-    finally:
-        follower.terminate()
-        await asyncio.to_thread(follower.wait)
-        follower.stdout.close()
+def costs(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians (us) over the rounds of what each way costs more than the one before."""
 
+    def more(way: str, than: str) -> float:
+        return statistics.median(one[way] - one[than] for one in rounds)
 
-async def measured(herd: Herd, given: argparse.Namespace) -> dict[str, list[float]]:
-    """CPU (us) a request of each way, by round."""
-    both = herd._parts.put_trace  # noqa: SLF001 - what the request path calls at a request's end
-    count = herd.watch.put
-    found: dict[str, list[float]] = {"nothing": [], "counted": [], "kept": [], "seen": []}
-
-    def cost(put: Callable[[Trace], None]) -> Any:
-        return cost_us(given.rate, given.seconds, put)
-
-    await put_at(given.rate, 1.0, both)
-    for number in range(given.rounds):
-        found["nothing"].append(await cost(lambda _trace: None))
-        found["counted"].append(await cost(count))
-        found["kept"].append(await cost(both))
-        found["seen"].append(await with_dashboard(herd.port, lambda: cost(both)))
-        print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
-    return found
-
-
-async def run(given: argparse.Namespace, home: Path) -> None:
-    settings = RouterSettings(home=home, host="127.0.0.1", port=0, mdns=False)
-    async with running(settings) as herd:
-        gc.collect()
-        gc.freeze()
-        found = await measured(herd, given)
-    median = {name: statistics.median(values) for name, values in found.items()}
-    base = median["nothing"]
-    costs = {
-        "counting (metrics, health)": median["counted"] - base,
-        "traces": median["kept"] - median["counted"],
-        "one open dashboard": median["seen"] - median["kept"],
-        "together": median["seen"] - base,
+    return {
+        "counting (metrics, health)": more("counted", "nothing"),
+        "traces": more("kept", "counted"),
+        "one open dashboard": more("seen", "kept"),
+        "together": more("seen", "nothing"),
     }
-    print(f"CPU a request at {given.rate:g} requests/s, {given.rounds} rounds:")
-    for name, value in costs.items():
+
+
+def _compiled(folder: Path) -> Path:
+    made = compiled.unpacked(folder)
+    if isinstance(made, Path):
+        return made
+    raise RuntimeError(f"the core was not compiled: {made}; --plain measures without")
+
+
+def measured(given: argparse.Namespace) -> list[dict[str, float]]:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herd-bench-")))
+        session = Session(home, quick=False, use_wrk=True, tick=lambda: None)
+        stack.callback(session.close)
+        herd = Herd(
+            home / "herd",
+            session.engines,
+            session.fast_engines,
+            session.proxy_core,
+            site=None if given.plain else _compiled(home / "compiled"),
+            program=_PROGRAM,
+        )
+        stack.callback(herd.stop)
+        ways = Measured(session, herd, given.seconds)
+        ways.round()  # connections, caches, and learned rates
+        found = []
+        for number in range(given.rounds):
+            found.append(ways.round())
+            print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
+        return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--plain", action="store_true", help="without a compiled core")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args()
+    procs.raise_file_limit()
+    gc.freeze()
+    try:
+        rounds = measured(given)
+    except RuntimeError as failed:
+        print(failed, file=sys.stderr)
+        return 1
+    found = costs(rounds)
+    core = "plain Python" if given.plain else "a compiled core"
+    print(f"CPU a small request with {core}, {given.rounds} rounds:")
+    for name, value in found.items():
         print(f"{name:28} {value:6.2f} us")
     if given.json:
-        given.json.write_text(json.dumps({"costs_us": costs, "rounds_us": found}))
-
-
-def follow(port: int) -> None:
-    """An open dashboard on the page Requests, until this process is ended."""
-    with socket.create_connection(("127.0.0.1", port)) as events:
-        events.sendall(b"GET /dashboard/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        told = False
-        while data := events.recv(1 << 20):
-            if b'"traces"' not in data:
-                continue
-            url = f"http://127.0.0.1:{port}/dashboard/api/traces?limit=60"
-            with urllib.request.urlopen(url) as answer:
-                answer.read()
-            if not told:
-                told = True
-                print("following", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=float, default=2000.0, help="requests a second")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--follow", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.follow:
-        follow(given.follow)
-        return
-    logs.setup("warning")
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            import uvloop  # noqa: PLC0415 - not on Windows
-        except ImportError:
-            asyncio.run(run(given, Path(scratch)))
-        else:
-            uvloop.run(run(given, Path(scratch)))
+        given.json.write_text(json.dumps({"costs_us": found, "rounds_us": rounds}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -57,11 +57,15 @@ class Herd:
         *,
         models: Sequence[str] = (wire.MODEL,),
         site: Path | None = None,
+        program: Path | None = None,
     ) -> None:
-        """`site`: where the package is if not the environment's own is meant."""
+        """`site`: where the package is if not the environment's own is meant. `program`: what runs
+        instead of the command `herd`, with its arguments.
+        """
         home.mkdir(parents=True)
         self.port = self.fast_port = procs.free_port()
-        command = [executable() or "herd", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [executable() or "herd"] if program is None else [sys.executable, str(program)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
         log = (home / "herd.log").open("wb")
         with procs.on_core(core), log:
             self.process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """Runs the benches and puts their tables into the documentation.
 
-    python bench/write_docs.py [nginx] [decisions] [store] [peers]
+    python bench/write_docs.py [nginx] [decisions] [store] [seeing] [peers]
 
 All of them without an argument: about three quarters of an hour on a quiet machine.
 """
@@ -68,6 +68,13 @@ def store() -> None:
     pages.put(_PAGE, "store", f"{_where()}\n\n```\n{said.strip()}\n```")
 
 
+def seeing() -> None:
+    """With a compiled core and without."""
+    said = [_run(str(_HERE / "bench_seeing.py"), *plain).strip() for plain in ((), ("--plain",))]
+    tables = "\n\n".join(said)
+    pages.put(_PAGE, "seeing", f"{_where()}\n\n```\n{tables}\n```")
+
+
 def _where() -> str:
     return f"{machine.line(machine.described())}:"
 
@@ -90,6 +97,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "nginx": beside_nginx,
     "decisions": decisions,
     "store": store,
+    "seeing": seeing,
     "peers": peers,
 }
 
