@@ -14,7 +14,6 @@ STATUS_CHOICES = f"{', '.join(STATUSES)}, or a status such as 404"
 
 _STATUS = re.compile("[1-5][0-9][0-9]")
 
-
 STEPS = {"minute": 60, "hour": 3600}
 
 DEFAULT_LIMIT = 100
