@@ -237,6 +237,15 @@ def test_what_is_not_plain_text_is_not_continued(path, more, field):
     assert not why_not(endpoint, asked, Said())  # nothing was said: it is asked again
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_several_choices_are_named(path, is_plain):
+    endpoint, said = INFERENCE[path.encode()], Said("so far", 2, is_plain=is_plain)
+    assert "(n)" in why_not(endpoint, parsed(path, n=2), said)
+    assert "(n)" not in why_not(endpoint, parsed(path, n=1), said)
+    assert not why_not(endpoint, parsed(path, n=2), Said())  # nothing was said: it is asked again
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_a_thought_is_more_than_text(path):
     first = b"".join(stream(path, WORDS, thinking=["hm"])[:3])

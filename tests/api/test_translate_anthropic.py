@@ -128,6 +128,25 @@ def test_documents_of_text_are_read() -> None:
     assert message["content"] == "Once upon"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "text", "media_type": "text/plain", "data": "B"},
+        {"type": "content", "content": "B"},
+        {"type": "content", "content": [{"type": "text", "text": "B"}]},
+    ],
+)
+def test_documents_of_text_in_the_result_of_a_tool_are_read(source: dict[str, Any]) -> None:
+    content = [
+        {"type": "text", "text": "A"},
+        {"type": "document", "source": source},
+        {"type": "text", "text": "C"},
+    ]
+    block = {"type": "tool_result", "tool_use_id": "t", "content": content}
+    (tool,) = messages({"role": "user", "content": [block]})
+    assert tool == {"role": "tool", "content": "ABC", "tool_call_id": "t"}
+
+
 def test_tools_and_which_of_them_to_take() -> None:
     body = asked(tools=[WEATHER, {"type": "custom", "name": "now"}])
     weather, now = body["tools"]
@@ -204,6 +223,18 @@ def test_values_of_the_wrong_type(fields: dict[str, Any], text: str) -> None:
         ({"type": "tool_use", "id": "i", "input": {}}, "missing required 'name' field"),
         (
             {"type": "document", "source": {"type": "base64", "data": "x"}},
+            "no documents but plain text",
+        ),
+        (
+            {
+                "type": "tool_result",
+                "tool_use_id": "t",
+                "content": [{"type": "document", "source": {"type": "base64", "data": "x"}}],
+            },
+            "no documents but plain text",
+        ),
+        (
+            {"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}},
             "no documents but plain text",
         ),
     ],

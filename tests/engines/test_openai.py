@@ -50,6 +50,7 @@ def test_one_llama_cpp_as_recorded() -> None:
     (loaded,) = found.loaded
     assert loaded.name == "tiny"
     assert loaded.context_length == 2048  # of one slot
+    assert loaded.details == model.details
     assert found.slots == 2
     assert found.max_loaded is None
     assert found.version == "b0-unknown"
@@ -151,6 +152,7 @@ def test_lm_studio() -> None:
         ("embedding",),
     ]
     assert [(model.name, model.context_length) for model in found.loaded] == [("a", 4096)]
+    assert found.loaded[0].details == found.models[0].details
 
 
 @pytest.mark.parametrize(

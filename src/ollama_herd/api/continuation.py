@@ -48,6 +48,12 @@ class Said(msgspec.Struct, frozen=True):
     is_ended: bool = False
 
 
+class _Choices(msgspec.Struct, frozen=True):
+    """How many answers a body of OpenAI's dialect asks for."""
+
+    n: Any = 1
+
+
 class Continuation(msgspec.Struct, frozen=True):
     """The request that goes on: `parsed` for `endpoint`. `is_replay`: it is the old one again."""
 
@@ -155,10 +161,13 @@ def why_not(endpoint: Endpoint, parsed: ParsedBody, said: Said) -> str:
     """Why this answer cannot go on elsewhere, "" when it can."""
     if endpoint.path not in CONTINUABLE:
         return f"answers of {endpoint.path} cannot be continued"
-    if not said.is_plain or said.is_ended:
-        return "more than plain text had been said"
-    if not said.text:
+    is_only_text = said.is_plain and not said.is_ended
+    if is_only_text and not said.text:
         return ""
+    if endpoint.dialect is Dialect.OPENAI and _has_choices(parsed.body):
+        return "several choices (n) cannot be continued"
+    if not is_only_text:
+        return "more than plain text had been said"
     reasons = {
         "tools": parsed.has_tools,
         "images": parsed.has_images,
@@ -168,6 +177,15 @@ def why_not(endpoint: Endpoint, parsed: ParsedBody, said: Said) -> str:
     }
     asked = [name for name, is_asked in reasons.items() if is_asked]
     return f"an answer with {asked[0]} cannot be continued" if asked else ""
+
+
+def _has_choices(body: bytes) -> bool:
+    """Whether a body of OpenAI's dialect asks for more than one answer."""
+    try:
+        asked = msgspec.json.decode(body, type=_Choices)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return asked.n not in (1, None)
 
 
 def continued(

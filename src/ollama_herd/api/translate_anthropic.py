@@ -122,10 +122,14 @@ class _Parts:
     def _take_result(self, block: Fields) -> None:
         """Its pictures go into the message behind it: a tool's message holds text only."""
         content = block.get("content")
-        text = content if isinstance(content, str) else _text_of(content)
+        text = content if isinstance(content, str) else ""
         for inner in content if isinstance(content, list) else ():
             if _is(inner, "image"):
                 self._images.append(_image(inner.get("source")))
+            elif _is(inner, "document"):
+                text += _document(inner.get("source"))
+            else:
+                text += _text_of([inner])
         call_id = block.text("tool_use_id")
         self._results.append({"role": "tool", "content": text, "tool_call_id": call_id})
 
@@ -147,9 +151,15 @@ def _image(source: Any) -> dict[str, Any]:
 
 
 def _document(source: Any) -> str:
-    """The text of a document that is text."""
+    """The text of a document that is text: plain, or as blocks of text only."""
     if _is(source, "text") and isinstance(source.get("data"), str):
         return str(source["data"])
+    if _is(source, "content"):
+        content = source.get("content")
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list) and all(_is(block, "text") for block in content):
+            return _text_of(content)
     raise RequestRefusedError(
         400,
         "the engine that serves this model reads no documents but plain text; send the document's "

@@ -46,21 +46,29 @@ def parse_lm_studio(answer: Answer, netloc: str) -> Findings:
         models=tuple(
             Model(
                 name=entry.id,
-                details=ModelDetails(
-                    format=entry.compatibility_type,
-                    family=entry.arch,
-                    quantization_level=entry.quantization,
-                    context_length=entry.max_context_length,
-                ),
+                details=_details(entry),
                 capabilities=capabilities.get(entry.type, ("completion",)),
             )
             for entry in entries
         ),
         loaded=tuple(
-            LoadedModel(name=entry.id, context_length=entry.loaded_context_length)
+            LoadedModel(
+                name=entry.id,
+                context_length=entry.loaded_context_length,
+                details=_details(entry),
+            )
             for entry in entries
             if entry.state == "loaded"
         ),
+    )
+
+
+def _details(entry: _LmStudioEntry) -> ModelDetails:
+    return ModelDetails(
+        format=entry.compatibility_type,
+        family=entry.arch,
+        quantization_level=entry.quantization,
+        context_length=entry.max_context_length,
     )
 
 

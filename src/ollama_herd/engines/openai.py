@@ -150,14 +150,19 @@ def _model(entry: _Entry, capabilities: tuple[str, ...]) -> Model:
     return Model(
         name=model_name(entry.id),
         size_bytes=meta.size,
-        details=ModelDetails(
-            format="gguf" if entry.owned_by == "llamacpp" else "",
-            parameter_size=parameter_size(meta.n_params),
-            quantization_level=quantization(meta.ftype),
-            context_length=meta.n_ctx_train or entry.max_model_len or 0,
-            embedding_length=meta.n_embd,
-        ),
+        details=_details(entry),
         capabilities=capabilities,
+    )
+
+
+def _details(entry: _Entry) -> ModelDetails:
+    meta = entry.meta or _Meta()
+    return ModelDetails(
+        format="gguf" if entry.owned_by == "llamacpp" else "",
+        parameter_size=parameter_size(meta.n_params),
+        quantization_level=quantization(meta.ftype),
+        context_length=meta.n_ctx_train or entry.max_model_len or 0,
+        embedding_length=meta.n_embd,
     )
 
 
@@ -176,6 +181,7 @@ def _loaded(entry: _Entry) -> LoadedModel:
         name=model_name(entry.id),
         size_bytes=meta.size,
         context_length=meta.n_ctx or entry.max_model_len or 0,
+        details=_details(entry),
     )
 
 
