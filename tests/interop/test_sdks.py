@@ -51,15 +51,15 @@ def test_python(rig: Rig, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ollama", "openai", "anthropic"])
 def test_node(rig: Rig, tmp_path: Path, name: str) -> None:
-    check(rig, _script("node", f"{name}_js.mjs"), tmp_path)
+    check(rig, script_of("node", f"{name}_js.mjs"), tmp_path)
 
 
 def test_ai_sdk(rig: Rig, tmp_path: Path) -> None:
     """Vercel's, through five providers."""
-    check(rig, _script("ai-sdk", "ai_sdk.mjs"), tmp_path)
+    check(rig, script_of("ai-sdk", "ai_sdk.mjs"), tmp_path)
 
 
-def _script(environment: str, name: str) -> list[str | Path]:
+def script_of(environment: str, name: str) -> list[str | Path]:
     folder = node_modules(environment)
     for script in ("steps.mjs", name):  # node looks for packages beside the script
         shutil.copy(CLIENTS / script, folder)
