@@ -122,6 +122,20 @@ def test_blocks_that_no_ollama_knows_are_left_out() -> None:
     assert message == {"role": "user", "content": "hi"}
 
 
+def test_what_a_search_found_is_read() -> None:
+    found = {
+        "type": "search_result",
+        "source": "https://example.org",
+        "title": "Moons",
+        "content": [{"type": "text", "text": "Mars has two."}],
+    }
+    (message,) = messages({"role": "user", "content": [found]})
+    assert message["content"] == "Mars has two."
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [found]}
+    (message,) = messages({"role": "user", "content": [result]})
+    assert message == {"role": "tool", "content": "Mars has two.", "tool_call_id": "t1"}
+
+
 def test_documents_of_text_are_read() -> None:
     source = {"type": "text", "media_type": "text/plain", "data": "Once upon"}
     (message,) = messages({"role": "user", "content": [{"type": "document", "source": source}]})

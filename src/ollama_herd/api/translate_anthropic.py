@@ -104,6 +104,8 @@ class _Parts:
                 self._thinking = block.text("thinking")
             case "document":
                 self._text.append(_document(block.get("source")))
+            case "search_result":
+                self._text.append(_text_of(block.get("content")))
 
     def messages(self, role: str) -> list[_Message]:
         text = "".join(self._text)
@@ -128,6 +130,8 @@ class _Parts:
                 self._images.append(_image(inner.get("source")))
             elif _is(inner, "document"):
                 text += _document(inner.get("source"))
+            elif _is(inner, "search_result"):
+                text += _text_of(inner.get("content"))
             else:
                 text += _text_of([inner])
         call_id = block.text("tool_use_id")
